@@ -1,0 +1,229 @@
+// Package atomicfile makes a file appear whole and durable, or not at all: a
+// temporary file in the same folder (0600, O_EXCL), write, fsync, fchmod,
+// rename, fsync of the folder. After a power cut there is the old content or
+// the new one, never an empty or half file.
+//
+// It never follows a symbolic link at the path it writes, never replaces
+// something that is neither a regular file nor (for Symlink) a link, and
+// rewrites nothing whose bytes and mode are already right: "changed" is
+// computed from what is there. Errors carry fault.WriteFailed and the path.
+package atomicfile
+
+import (
+	"bytes"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// tempPrefix marks our temporary files, so that leftovers of a crash can be
+// told and removed (CleanTemp).
+const tempPrefix = ".bootstrap-agent-tmp-"
+
+// Write makes path a regular file with exactly this content and mode (an
+// explicit mode: the umask does not count). The folder must exist. It returns
+// whether anything had to be written.
+func Write(path string, data []byte, mode fs.FileMode) (changed bool, err error) {
+	same, err := isSame(path, data, mode)
+	if err != nil || same {
+		return false, err
+	}
+	if err := replace(path, func(tmp string) error { return writeTemp(tmp, data, mode) }); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// Symlink makes path a symbolic link to target, swapping an older link by
+// rename: at no moment is there none. It returns whether anything changed.
+func Symlink(target, path string) (changed bool, err error) {
+	info, err := os.Lstat(path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+	case err != nil:
+		return false, failed(path, err)
+	case info.Mode()&fs.ModeSymlink == 0:
+		return false, failed(path, fmt.Errorf("is no symbolic link (%s), left as it is", info.Mode().Type()))
+	default:
+		if old, err := os.Readlink(path); err == nil && old == target {
+			return false, nil
+		}
+	}
+	if err := replace(path, func(tmp string) error { return os.Symlink(target, tmp) }); err != nil {
+		return false, err
+	}
+	return true, nil
+}
+
+// Remove deletes a file or link durably. A path that is not there is no error.
+func Remove(path string) error {
+	if err := os.Remove(path); err != nil {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		return failed(path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+// MkdirAll makes path and its missing parents, durably. The last folder gets
+// exactly this mode when it is made here; one that exists keeps its own.
+func MkdirAll(path string, mode fs.FileMode) error {
+	info, err := os.Stat(path)
+	if err == nil {
+		if !info.IsDir() {
+			return failed(path, errors.New("is no folder"))
+		}
+		return nil
+	}
+	if !errors.Is(err, fs.ErrNotExist) {
+		return failed(path, err)
+	}
+	parent := filepath.Dir(path)
+	if parent != path {
+		if err := MkdirAll(parent, 0o755); err != nil {
+			return err
+		}
+	}
+	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
+		return failed(path, err)
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return failed(path, err)
+	}
+	return syncDir(parent)
+}
+
+// CleanTemp removes temporary files that a crash left in a folder. A missing
+// folder is no error.
+func CleanTemp(dir string) error {
+	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
+	if err != nil {
+		return failed(dir, err)
+	}
+	for _, path := range left {
+		if err := Remove(path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Read reads a regular file of at most limit bytes without following a link at
+// its last element and without hanging on a FIFO. A missing file is
+// fs.ErrNotExist in the chain.
+func Read(path string, limit int64) ([]byte, error) {
+	f, err := openNoFollow(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	if !info.Mode().IsRegular() {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("is no regular file (%s)", info.Mode().Type())}
+	}
+	data, err := io.ReadAll(io.LimitReader(f, limit+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(data)) > limit {
+		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("is larger than %d bytes", limit)}
+	}
+	return data, nil
+}
+
+func isSame(path string, data []byte, mode fs.FileMode) (bool, error) {
+	info, err := os.Lstat(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, failed(path, err)
+	}
+	if !info.Mode().IsRegular() {
+		return false, failed(path, fmt.Errorf("is no regular file (%s), left as it is", info.Mode().Type()))
+	}
+	if info.Mode().Perm() != mode || info.Size() != int64(len(data)) {
+		return false, nil
+	}
+	old, err := Read(path, info.Size())
+	if err != nil {
+		return false, nil //nolint:nilerr // unreadable: write it anew
+	}
+	return bytes.Equal(old, data), nil
+}
+
+// replace makes a temporary name beside path, has it filled, and renames it
+// over path. On any error the temporary file is gone again.
+func replace(path string, fill func(tmp string) error) error {
+	dir := filepath.Dir(path)
+	random := make([]byte, 8)
+	if _, err := rand.Read(random); err != nil {
+		return failed(path, err)
+	}
+	tmp := filepath.Join(dir, tempPrefix+hex.EncodeToString(random))
+	if err := fill(tmp); err != nil {
+		_ = os.Remove(tmp)
+		return failed(path, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		_ = os.Remove(tmp)
+		return failed(path, err)
+	}
+	return syncDir(dir)
+}
+
+func writeTemp(tmp string, data []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the caller's own path
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(mode)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	return err
+}
+
+func syncDir(dir string) error {
+	d, err := os.Open(dir) //nolint:gosec // the caller's own path
+	if err != nil {
+		return failed(dir, err)
+	}
+	err = d.Sync()
+	if cerr := d.Close(); err == nil {
+		err = cerr
+	}
+	if err != nil {
+		return failed(dir, err)
+	}
+	return nil
+}
+
+func failed(path string, err error) error {
+	var pathErr *fs.PathError
+	if errors.As(err, &pathErr) && pathErr.Path != path {
+		err = pathErr.Err // do not show the temporary name
+	}
+	var linkErr *os.LinkError
+	if errors.As(err, &linkErr) {
+		err = linkErr.Err
+	}
+	return fault.New(fault.WriteFailed, "cannot write %s: %w", path, err)
+}
