@@ -1,0 +1,33 @@
+package discovery
+
+import (
+	"slices"
+	"testing"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+func TestOfferedIsWhatTheBundleHolds(t *testing.T) {
+	a, b := newCA(t, "a"), newCA(t, "b")
+	got, err := Offered(kubeconfig(server, pemOf(a, b, a)))
+	want := []string{SPKIPin(a.cert), SPKIPin(b.cert)}
+	slices.Sort(want)
+	if err != nil || !slices.Equal(got, want) {
+		t.Errorf("got %v, %v; want %v", got, err, want)
+	}
+}
+
+func TestOfferedKeepsTheRulesOfTheFirstReading(t *testing.T) {
+	for name, in := range map[string]string{
+		"a hostile field": kubeconfig(server, pemOf(newCA(t, "a"))) + "exec: {}\n",
+		"no certificate":  kubeconfig(server, []byte("x")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			pins, err := Offered(in)
+			wantReason(t, err, fault.ClusterInfoInvalid)
+			if pins != nil {
+				t.Errorf("pins %v came with the error", pins)
+			}
+		})
+	}
+}
