@@ -1,0 +1,144 @@
+# Everything one does with this tree. Needs Go, make and git; the scenarios on
+# machines also root on Debian. `make` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+# One step after the other: the steps fill two cores by themselves.
+.NOTPARALLEL:
+MAKEFLAGS += --no-print-directory
+
+ARCH ?= $(shell go env GOARCH)
+VERSION ?= $(shell internal/tools/version.sh)
+# Two builds of one commit are equal byte by byte.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null || echo 0)
+
+# What is costly to make (tools, control plane, root folder of the machines) is
+# made once and kept here, outside the tree. test/cluster/cache has the same rule.
+export LAB_CACHE ?= $(if $(filter 0,$(shell id -u)),/var/cache,$(or $(XDG_CACHE_HOME),$(HOME)/.cache))/bootstrap-agent-lab
+TOOLS := $(LAB_CACHE)/tools
+# Set KUBE_BIN_DIR to a folder with etcd, kube-apiserver, kube-controller-manager,
+# kubelet, kubeadm and kubectl to use those instead of building them.
+KUBE_BIN_DIR ?=
+
+STEP := internal/tools/step.sh
+# How long each fuzz target runs, and all of them together.
+FUZZ_EACH ?= 3
+FUZZ_TOTAL ?= 75
+E2E_PACKAGES ?= ./test/...
+E2E_RUN ?= .
+
+GO_FILES = $(shell git ls-files -co --exclude-standard '*.go')
+DEB = dist/bootstrap-agent_$(VERSION)-1_$(ARCH).deb
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z][a-z0-9-]*:.*## / { printf "  %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## the program for this machine, into bin/
+	@mkdir -p bin
+	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/bootstrap-agent ./cmd/bootstrap-agent
+
+.PHONY: test
+test: ## all there is to test; what cannot run here says why in one line
+	@mkdir -p bin; rm -f bin/steps; export STEPS=$(CURDIR)/bin/steps; \
+	trap 'echo; echo "make test:"; sed "s/^/  /" bin/steps' EXIT; \
+	$(STEP) "formatting" $(MAKE) format-check; \
+	$(STEP) "lint" $(MAKE) lint; \
+	$(STEP) "unit tests and race" $(MAKE) race; \
+	$(STEP) "short fuzz" $(MAKE) fuzz-short; \
+	$(STEP) "packages" $(MAKE) package; \
+	$(STEP) "control plane and machines" $(MAKE) e2e
+
+.PHONY: format-check
+format-check: ## every Go file is as gofmt writes it
+	@bad=$$(gofmt -l $(GO_FILES)); if [ -n "$$bad" ]; then echo "not formatted (run gofmt -w):"; echo "$$bad"; exit 1; fi
+
+.PHONY: unit
+unit: ## unit and in-process tests
+	go test ./...
+
+# The race detector changes timing, not meaning: one run with it is the unit run.
+# It needs cgo and a C compiler; without one the same tests run without it.
+.PHONY: race
+race: ## the same under the race detector (make test runs only this one)
+	@if command -v "$$(go env CC)" >/dev/null; then \
+		CGO_ENABLED=1 go test -race ./...; \
+	else \
+		echo "skipped: race detector: no C compiler ($$(go env CC)) on this machine"; \
+		go test ./...; \
+	fi
+
+.PHONY: fuzz-short
+fuzz-short: ## every fuzz target for some seconds (FUZZ_EACH, FUZZ_TOTAL)
+	@internal/tools/fuzz.sh $(FUZZ_EACH) $(FUZZ_TOTAL)
+
+.PHONY: lint
+lint: tools ## golangci-lint, as pinned in internal/tools
+	$(TOOLS)/golangci-lint run ./...
+
+.PHONY: tools
+tools: ## golangci-lint and nfpm into the cache, once (3 minutes)
+	@internal/tools/build.sh $(TOOLS)
+
+.PHONY: generate
+generate: ## what is written from tables: example config, reference pages
+	go generate ./...
+
+.PHONY: package
+package: tools ## .deb and .rpm into dist/ (ARCH=arm64 for another machine)
+	@if [ ! -e packaging/config.example.yaml ]; then echo "packaging/config.example.yaml is not there: run make generate" >&2; exit 1; fi
+	@rm -rf dist/stage; mkdir -p dist/stage; chmod 0755 dist/stage
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/stage/bootstrap-agent ./cmd/bootstrap-agent
+	@internal/tools/notices.sh dist/stage/bootstrap-agent > dist/stage/THIRD-PARTY-NOTICES
+	@gzip -9n dist/stage/THIRD-PARTY-NOTICES
+	@printf -- '- semver: "%s-1"\n  date: "%s"\n  packager: "%s"\n  deb: {urgency: medium, distributions: [stable]}\n  changes:\n    - note: "Built from commit %s; what changed stands in the repository"\n' \
+		'$(VERSION)' "$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)" "$$(sed -n 's/^maintainer: //p' nfpm.yaml)" "$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)" > dist/stage/changelog.yaml
+	@export ARCH=$(ARCH) VERSION='$(VERSION)'; \
+	sed '/^license:/d' nfpm.yaml | $(TOOLS)/nfpm package --config - --packager deb --target dist/; \
+	$(TOOLS)/nfpm package --packager rpm --target dist/
+	@rm -rf dist/stage
+	@ls -l dist/*.deb dist/*.rpm
+
+# Root and Debian are needed for machines only; a control plane runs anywhere.
+.PHONY: e2e
+e2e: kube ## scenarios on a real control plane and real machines (E2E_RUN=Regexp)
+	@code=0; test/machine/prepare.sh || code=$$?; \
+	if [ "$$code" = 3 ]; then \
+		echo "skipped: scenarios on machines (the reason is the line above)"; packages=./test/cluster/...; \
+	elif [ "$$code" != 0 ]; then exit "$$code"; \
+	elif [ "$$(id -u)" != 0 ]; then \
+		echo "skipped: scenarios on machines: they need root (mounts and namespaces)"; packages=./test/cluster/...; \
+	elif ! command -v apt-get >/dev/null; then \
+		echo "skipped: scenarios on machines: they are made with debootstrap, on a Debian host"; packages=./test/cluster/...; \
+	else \
+		packages='$(E2E_PACKAGES)'; if [ ! -e '$(DEB)' ]; then $(MAKE) package; fi; \
+	fi; \
+	mkdir -p bin; code=0; \
+	BOOTSTRAP_AGENT_DEB='$(CURDIR)/$(DEB)' KUBE_BIN_DIR='$(KUBE_BIN_DIR)' \
+		go test -tags e2e $$packages -p 1 -run '$(E2E_RUN)' -count=1 -timeout 40m -v 2>&1 </dev/null | tee bin/e2e.log || code=$$?; \
+	echo; echo "scenarios:"; grep -E '^(--- |FAIL|panic:)' bin/e2e.log | sed 's/^--- /  /' || true; \
+	exit $$code
+
+.PHONY: kube
+kube: ## the real control plane and kubelet into the cache, once (10 to 18 minutes)
+	@if [ -n "$(KUBE_BIN_DIR)" ]; then exit 0; fi; mkdir -p $(LAB_CACHE); \
+	lock=(); if command -v flock >/dev/null; then lock=(flock $(LAB_CACHE)/kube.lock); fi; \
+	"$${lock[@]}" test/cluster/kube/build.sh $(LAB_CACHE)/kube
+
+.PHONY: machine-root
+machine-root: ## what machines need on this host (the root folder itself is made by the first scenario)
+	@test/machine/prepare.sh
+
+.PHONY: demo
+demo: ## see a machine join: first a rehearsal, then, as root, the real thing
+	@test/e2e/demo.sh
+
+.PHONY: bench
+bench: kube package ## the figures in docs/: agent, kubeadm, kubelet side by side
+	@test/e2e/bench.sh
+
+.PHONY: clean
+clean: ## remove bin/ and dist/ (the cache stays: rm -r $LAB_CACHE)
+	rm -rf bin dist
