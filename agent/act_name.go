@@ -1,0 +1,204 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// The Lease of a possible namesake is watched this long when it looks fresh.
+const (
+	namesakeAtLeast    = 15 * time.Second
+	namesakeShare      = 0.4 // of leaseDurationSeconds
+	namesakeEvery      = 5 * time.Second
+	defaultLeaseLength = 40 * time.Second
+)
+
+// checkName makes sure that no other live machine is registered under our name,
+// then installs the new pair. A fresh node certificate may read its own Node
+// and Lease, so this needs no extra RBAC.
+func (a *Agent) checkName(ctx context.Context, o Observation) error {
+	path := a.cfg.Paths.NewPair()
+	data, err := atomicfile.Read(path, maxPairFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fault.New(fault.WriteFailed, "cannot read the new pair: %w", err)
+	}
+	if a.trust == nil {
+		// The record is lost: who would answer the question is not known.
+		return a.discover(ctx, o)
+	}
+	err = a.stepped(StepName, func() (string, error) {
+		if err := a.connectNode(data); err != nil {
+			return "", err
+		}
+		return a.nameIsFree(ctx)
+	})
+	var unauthorized *apiclient.Unauthorized
+	if errors.As(err, &unauthorized) {
+		if rerr := atomicfile.Remove(path); rerr != nil {
+			return rerr
+		}
+		return fault.New(fault.CertificateInvalid, "the API server does not accept the new certificate: %w", err).
+			WithHint("The signer's CA must be in the API server's --client-ca-file.")
+	}
+	if err != nil {
+		return fmt.Errorf("cannot check the node name: %w", err)
+	}
+	return a.installPair(ctx, o, data)
+}
+
+// nameIsFree returns who has the name, in words, or the fault NodeNameTaken.
+func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
+	name := a.cfg.NodeName
+	node, err := a.node.GetNode(ctx, name)
+	switch {
+	case apierrors.IsNotFound(err):
+		return "nobody has it", nil
+	case err != nil:
+		return "", err
+	case a.deps.Machine.BootID != "" && node.Status.NodeInfo.BootID == a.deps.Machine.BootID:
+		return "it is this machine's already", nil
+	case a.cfg.NodeNameTakeover:
+		return "taken over (nodeNameTakeover)", nil
+	}
+	lease, err := a.node.GetLease(ctx, name)
+	if apierrors.IsNotFound(err) {
+		return "a Node without a Lease has it", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	length := defaultLeaseLength
+	if s := lease.Spec.LeaseDurationSeconds; s != nil && *s > 0 {
+		length = time.Duration(*s) * time.Second
+	}
+	if lease.Spec.RenewTime == nil {
+		return "a Node that never lived has it", nil
+	}
+	first := lease.Spec.RenewTime.Time
+	server, _, known := a.node.Clock()
+	if !known {
+		server = a.deps.Clock.Now()
+	}
+	if server.Sub(first) > length {
+		return fmt.Sprintf("its last owner has been dead since %s", first.UTC().Format(time.RFC3339)), nil
+	}
+	watchFor := max(namesakeAtLeast, time.Duration(float64(length)*namesakeShare))
+	for watched := time.Duration(0); watched < watchFor; watched += namesakeEvery {
+		fire, stop := a.deps.Clock.After(namesakeEvery)
+		select {
+		case <-ctx.Done():
+			stop()
+			return "", ctx.Err()
+		case <-fire:
+		}
+		lease, err := a.node.GetLease(ctx, name)
+		if apierrors.IsNotFound(err) {
+			return "its last owner has left", nil
+		}
+		if err != nil {
+			return "", err
+		}
+		if lease.Spec.RenewTime != nil && !lease.Spec.RenewTime.Time.Equal(first) {
+			return "", taken(name, node, a.deps.Machine)
+		}
+	}
+	return fmt.Sprintf("its last owner died at %s", first.UTC().Format(time.RFC3339)), nil
+}
+
+func taken(name string, node *corev1.Node, us Machine) error {
+	info := node.Status.NodeInfo
+	return fault.New(fault.NodeNameTaken, "another live machine is registered as %s (its machine ID is %s, ours %s; its UUID is %s, ours %s)",
+		fault.Quote(name), fault.Quote(info.MachineID), fault.Quote(us.MachineID), fault.Quote(info.SystemUUID), fault.Quote(us.UUID))
+}
+
+// installPair moves the checked pair into the kubelet's FileStore. A kubelet
+// that runs is stopped first: it writes into that store, too.
+func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) error {
+	if o.Unit.Active {
+		a.manifest.Stopped = a.now()
+		if err := a.manifest.write(a.cfg.Paths); err != nil {
+			return err
+		}
+		if _, err := a.deps.Units.Stop(ctx, UnitName); err != nil {
+			return fmt.Errorf("cannot stop the kubelet before its certificate is replaced: %w", err)
+		}
+		a.logKubelet().Info("kubelet stopped, its certificate is replaced")
+	}
+	if err := a.intend(a.files.CurrentPair(), a.files.CACert(), a.files.Kubeconfig(), a.files.ConfigFile()); err != nil {
+		return err
+	}
+	if _, err := a.files.WritePair(pair, pair); err != nil {
+		return err
+	}
+	a.memory.rejected, a.memory.unauthorized = "", time.Time{}
+	a.log.WithField("path", a.files.CurrentPair()).Info("certificate installed")
+	return atomicfile.Remove(a.cfg.Paths.NewPair())
+}
+
+// intend records, before anything is written, that these paths are ours and
+// that the kubelet's inputs change now: a crash in the middle leaves neither a
+// file of ours that looks foreign nor a kubelet that runs on old inputs unseen.
+func (a *Agent) intend(paths ...string) error {
+	for _, path := range paths {
+		if _, known := a.manifest.Files[path]; !known {
+			a.manifest.Files[path] = ""
+		}
+	}
+	a.manifest.Inputs = a.now()
+	return a.manifest.write(a.cfg.Paths)
+}
+
+func (a *Agent) now() moment {
+	return moment{BootID: a.deps.Machine.BootID, Monotonic: a.deps.Clock.Monotonic()}
+}
+
+// connectNode opens the connection with the node's own pair (certificates and
+// key in one PEM text), once for a join.
+func (a *Agent) connectNode(pair []byte) error {
+	if a.node != nil {
+		return nil
+	}
+	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA), Pair: pair})
+	if err != nil {
+		return err
+	}
+	a.node = api
+	return nil
+}
+
+func (a *Agent) closeNode() {
+	if a.node != nil {
+		a.node.Close()
+		a.node = nil
+	}
+}
+
+// connectCurrent is connectNode with the pair of the FileStore.
+func (a *Agent) connectCurrent() error {
+	if a.node != nil {
+		return nil
+	}
+	if a.trust == nil {
+		return errors.New("there is no trust record to connect with")
+	}
+	// Through the link: the kubelet swaps it when it rotates.
+	pair, err := os.ReadFile(a.files.CurrentPair())
+	if err != nil {
+		return fmt.Errorf("cannot read the node's pair: %w", err)
+	}
+	return a.connectNode(pair)
+}

@@ -1,0 +1,210 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	authorizationv1 "k8s.io/api/authorization/v1"
+	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/watch"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// The waits of Registering. Its health and its Node come within a second of a
+// start that went well; the bounds are for one that did not.
+const (
+	healthFirst     = 20 * time.Millisecond
+	healthMost      = 2 * time.Second
+	healthAtMost    = 30 * time.Second
+	registerAtMost  = 60 * time.Second
+	leaseFirst      = 50 * time.Millisecond
+	leaseMost       = 5 * time.Second
+	unauthorizedGap = time.Minute
+)
+
+// register waits until the kubelet is healthy, its Node is in the API and its
+// Lease was renewed by the kubelet that runs now.
+func (a *Agent) register(ctx context.Context, o Observation) error {
+	if !o.Unit.Active {
+		return a.kubeletFailed(ctx, fault.New(fault.KubeletFailed, "%s is %s (%s), systemd restarts it",
+			UnitName, a.status.Kubelet.ActiveState, a.status.Kubelet.SubState))
+	}
+	if !o.Healthy {
+		if err := a.stepped(StepHealth, func() (string, error) { return "", a.awaitHealth(ctx) }); err != nil {
+			return err
+		}
+	}
+	err := a.stepped(StepRegister, func() (string, error) {
+		if err := a.connectCurrent(); err != nil {
+			return "", err
+		}
+		return "", a.awaitNode(ctx)
+	})
+	if err != nil {
+		a.closeNode()
+		return a.judgeUnauthorized(err)
+	}
+	a.memory.unauthorized = time.Time{}
+	return nil
+}
+
+func (a *Agent) awaitHealth(ctx context.Context) error {
+	return a.poll(ctx, healthFirst, healthMost, healthAtMost, func() (bool, error) {
+		err := a.health(ctx)
+		return err == nil, err
+	})
+}
+
+// awaitNode watches our Node until it is there, then its Lease until it is
+// renewed. A node may watch its own Node but only get its own Lease.
+func (a *Agent) awaitNode(ctx context.Context) error {
+	node, err := a.firstNode(ctx)
+	if err != nil {
+		return err
+	}
+	started := a.memory.lastUnitStart
+	startedAt := a.deps.Clock.Now().Add(started - a.deps.Clock.Monotonic())
+	err = a.poll(ctx, leaseFirst, leaseMost, registerAtMost, func() (bool, error) {
+		lease, err := a.node.GetLease(ctx, a.cfg.NodeName)
+		if apierrors.IsNotFound(err) {
+			return false, fault.New(fault.NodeNotRegistered, "Node %s is there, its Lease is not", a.cfg.NodeName)
+		}
+		if err != nil {
+			return false, err
+		}
+		if lease.Spec.RenewTime == nil || lease.Spec.RenewTime.Time.Before(startedAt.Add(-time.Second)) {
+			return false, fault.New(fault.NodeNotRegistered, "the Lease of %s has not been renewed since the kubelet was started", a.cfg.NodeName)
+		}
+		return true, nil
+	})
+	if err != nil {
+		return err
+	}
+	a.memory.leaseKnown, a.memory.leaseFor = true, started
+	a.rememberNode(node)
+	a.askRenewal(ctx)
+	return a.keepUID(string(node.UID))
+}
+
+// firstNode returns our Node as soon as the API has it.
+func (a *Agent) firstNode(ctx context.Context) (*corev1.Node, error) {
+	ctx, cancel := context.WithTimeout(ctx, registerAtMost)
+	defer cancel()
+	notYet := fault.New(fault.NodeNotRegistered, "Node %s is not in the API yet", a.cfg.NodeName)
+	events, err := a.node.WatchNode(ctx, a.cfg.NodeName, "")
+	if err != nil {
+		return nil, fmt.Errorf("cannot watch the Node: %w", err)
+	}
+	defer events.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+				return nil, notYet
+			}
+			return nil, ctx.Err()
+		case event, open := <-events.ResultChan():
+			if !open {
+				return nil, notYet // the loop asks again
+			}
+			node, isNode := event.Object.(*corev1.Node)
+			if isNode && (event.Type == watch.Added || event.Type == watch.Modified) {
+				return node, nil
+			}
+			if event.Type == watch.Error {
+				return nil, notYet
+			}
+		}
+	}
+}
+
+// rememberNode keeps what matters of our Node.
+func (a *Agent) rememberNode(node *corev1.Node) {
+	n := Node{Known: true}
+	for _, c := range node.Status.Conditions {
+		if c.Type != corev1.NodeReady {
+			continue
+		}
+		n.Ready = c.Status == corev1.ConditionTrue
+		if !n.Ready {
+			n.NotReady = fault.Quote(c.Message)
+		}
+	}
+	a.memory.node = n
+	a.status.Node.UID = string(node.UID)
+}
+
+func (a *Agent) keepUID(uid string) error {
+	if a.trust == nil || a.trust.NodeUID == uid {
+		return nil
+	}
+	a.trust.NodeUID = uid
+	return a.trust.write(a.cfg.Paths)
+}
+
+// askRenewal finds out on the first day whether the certificate will be renewed
+// without a person. A failure to ask is asked again with the next API check.
+func (a *Agent) askRenewal(ctx context.Context) {
+	allowed, err := a.node.Allowed(ctx, authorizationv1.ResourceAttributes{
+		Group: "certificates.k8s.io", Resource: "certificatesigningrequests", Subresource: "selfnodeclient", Verb: "create",
+	})
+	if err != nil {
+		a.log.WithError(err).Debug("cannot ask whether renewal is automatic")
+		return
+	}
+	if old := a.manifest.RenewalAutomatic; old != nil && *old == allowed {
+		return
+	}
+	a.manifest.RenewalAutomatic = &allowed
+	if err := a.manifest.write(a.cfg.Paths); err != nil {
+		a.log.WithError(err).Warn("cannot record the answer")
+	}
+}
+
+// judgeUnauthorized believes a 401 only when it comes twice, a minute apart.
+func (a *Agent) judgeUnauthorized(err error) error {
+	var unauthorized *apiclient.Unauthorized
+	if !errors.As(err, &unauthorized) {
+		return err
+	}
+	now := a.deps.Clock.Now()
+	if a.memory.unauthorized.IsZero() {
+		a.memory.unauthorized = now
+	} else if now.Sub(a.memory.unauthorized) >= unauthorizedGap && a.status.Certificate != nil {
+		a.memory.rejected = a.status.Certificate.Serial
+		a.memory.unauthorized = time.Time{}
+		a.log.Warn("the API server refuses this node's certificate")
+	}
+	return &fault.Error{Reason: fault.NodeNotRegistered, Err: err, RetryAfter: unauthorizedGap}
+}
+
+// poll asks with growing pauses until ok, a hard error, the bound or the end of
+// ctx. A fault returned beside false is what the bound is reported as.
+func (a *Agent) poll(ctx context.Context, pause, most, atMost time.Duration, ask func() (bool, error)) error {
+	until := a.deps.Clock.Now().Add(atMost)
+	for {
+		ok, err := ask()
+		if ok {
+			return nil
+		}
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if fault.ReasonOf(err) == "" && err != nil || !a.deps.Clock.Now().Before(until) {
+			return err
+		}
+		fire, stop := a.deps.Clock.After(pause)
+		select {
+		case <-ctx.Done():
+			stop()
+			return ctx.Err()
+		case <-fire:
+		}
+		pause = min(2*pause, most)
+	}
+}

@@ -1,0 +1,166 @@
+package agent
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/csr"
+	"github.com/bootstrap-agent/bootstrap-agent/discovery"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// discover decides which cluster to trust and records it. The machine is
+// checked first: what would stop the join anyway stops it before any traffic.
+func (a *Agent) discover(ctx context.Context, _ Observation) error {
+	if err := a.admissible(ctx); err != nil {
+		return err
+	}
+	a.readAhead(ctx)
+	for {
+		token, from, more, err := a.token()
+		if err != nil {
+			return fmt.Errorf("cannot discover the cluster: %w", err)
+		}
+		var cluster *discovery.Cluster
+		err = a.stepped(StepDiscover, func() (string, error) {
+			cluster, err = a.deps.Discoverer.Discover(ctx, discovery.Request{
+				Endpoints: a.cfg.Endpoints, Token: token, Pins: a.cfg.Pins,
+				UnsafeSkipCAVerification: a.cfg.UnsafeSkipCAVerification,
+				Server:                   a.cfg.Server, Proxy: a.cfg.Proxy,
+			})
+			if err != nil {
+				return "", err
+			}
+			return "from " + cluster.Endpoint, nil
+		})
+		if err != nil {
+			if a.tokenRefused(token, err) && more {
+				a.log.WithField("source", from).WithField("tokenID", token.ID()).Warn("token refused, the next source is tried")
+				continue
+			}
+			return fmt.Errorf("cannot discover the cluster: %w", err)
+		}
+		return a.accept(cluster)
+	}
+}
+
+// tokenRefused remembers a token that the cluster does not take.
+func (a *Agent) tokenRefused(token discovery.Token, err error) bool {
+	switch fault.ReasonOf(err) {
+	case fault.TokenUnknown, fault.SignatureMismatch, fault.TokenRejected, fault.CSRForbidden:
+		a.wallet.refuse(token)
+		return true
+	}
+	return false
+}
+
+func (a *Agent) accept(cluster *discovery.Cluster) error {
+	next := newTrust(a.cfg, cluster, a.deps.Machine)
+	if old := a.trust; old != nil && old.NodeName == next.NodeName {
+		next.NodeUID = old.NodeUID
+	}
+	if err := next.write(a.cfg.Paths); err != nil {
+		return err
+	}
+	a.trust, a.distrusted = next, false
+	log := a.log.WithField("server", next.Server).WithField("endpoint", next.Endpoint).WithField("caPins", next.CAPins)
+	if next.Provisional {
+		log.Warn("cluster accepted; its own server cannot be reached, so the endpoint that answered is used")
+	} else {
+		log.Info("cluster accepted")
+	}
+	return nil
+}
+
+// request gets a certificate for the pending key. A request that waits is no
+// fault: it waits as long as it takes, and the status says so.
+func (a *Agent) request(ctx context.Context, o Observation) error {
+	if err := a.admissible(ctx); err != nil {
+		return err
+	}
+	a.readAhead(ctx)
+	token, _, _, err := a.token()
+	if err != nil {
+		return fmt.Errorf("cannot request a certificate: %w", err)
+	}
+	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA), Bearer: token})
+	if err != nil {
+		return fmt.Errorf("cannot request a certificate: %w", err)
+	}
+	defer api.Close()
+	var credentials *csr.Credentials
+	a.status.CSR = nil
+	waiting := false
+	err = a.stepped(StepRequest, func() (string, error) {
+		requester := csr.Requester{
+			KeyPath: a.cfg.Paths.PendingKey(), Now: a.deps.Clock.Now, Log: a.log,
+			OnProgress: func(p csr.Progress) {
+				if !waiting && p.Name != "" {
+					waiting = true
+					a.timeline.end(StepRequest, a.deps.Clock.Now(), p.Name, "")
+					a.timeline.begin(StepApproval, a.deps.Clock.Now())
+				}
+				a.progress(p, o)
+			},
+		}
+		credentials, err = requester.Request(ctx, csr.Target{API: api, NodeName: a.cfg.NodeName, Requester: "system:bootstrap:" + token.ID()})
+		return "", err
+	})
+	if err != nil {
+		if ctx.Err() != nil {
+			return err // stopped or interrupted: the request goes on waiting
+		}
+		a.timeline.end(StepApproval, a.deps.Clock.Now(), "", reasonOrFailed(err))
+		a.status.CSR = withoutApprove(a.status.CSR)
+		if a.tokenRefused(token, err) || fault.ReasonOf(err) == fault.ServerCertificateInvalid {
+			// The next attempt reads cluster-info anew: token or CA may have changed.
+			a.distrusted = true
+		}
+		return fmt.Errorf("cannot get a certificate: %w", err)
+	}
+	now := a.deps.Clock.Now()
+	a.timeline.end(StepApproval, now, credentials.CSR, "")
+	if c := withoutApprove(a.status.CSR); c != nil {
+		at := now.UTC()
+		c.Approved = &at
+		a.status.CSR = c
+	}
+	pair := slices.Concat(credentials.CertPEM, credentials.KeyPEM)
+	if _, err := atomicfile.Write(a.cfg.Paths.NewPair(), pair, 0o600); err != nil {
+		return err
+	}
+	a.log.WithField("csr", credentials.CSR).WithField("notAfter", credentials.Leaf.NotAfter.UTC().Format(time.RFC3339)).Info("certificate issued")
+	return atomicfile.Remove(a.cfg.Paths.PendingKey())
+}
+
+func withoutApprove(c *CSRStatus) *CSRStatus {
+	if c == nil {
+		return nil
+	}
+	out := *c
+	out.Approve = ""
+	return &out
+}
+
+// progress shows a request that waits.
+func (a *Agent) progress(p csr.Progress, o Observation) {
+	now := a.deps.Clock.Now()
+	a.heart.beat(now, actAtMost)
+	a.status.CSR = &CSRStatus{
+		Name: p.Name, Created: p.Created.UTC(), Adopted: p.Adopted, WillBeApproved: p.WillBeApproved,
+		BackstopGets: p.Backstops, Approve: "kubectl certificate approve " + p.Name,
+	}
+	if !p.Approved.IsZero() {
+		at := p.Approved.UTC()
+		a.status.CSR.Approved, a.status.CSR.Approve = &at, ""
+	}
+	if p.WillBeApproved != nil && !*p.WillBeApproved || now.Sub(p.Created) > time.Minute {
+		err := fault.New(fault.CSRPending, "request %s waits for approval", p.Name).WithHint("%s", a.status.CSR.Approve)
+		a.publish(RequestingCertificate, o, err, "")
+		return
+	}
+	a.publish(RequestingCertificate, o, nil, "request "+p.Name+" is made")
+}

@@ -1,0 +1,384 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/bootstrap-agent/bootstrap-agent/discovery"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+)
+
+// UnitName is the kubelet's unit.
+const UnitName = "kubelet.service"
+
+// How often a joined node is looked at, and how long one act may take before
+// the watchdog calls it stuck. The CSR wait beats by itself at each backstop.
+const (
+	localCheckEvery = time.Minute
+	apiCheckEvery   = 15 * time.Minute
+	vanishGrace     = 10 * time.Second
+	eagerFirst      = 10 * time.Second
+	actAtMost       = 10 * time.Minute
+	shutdownAtMost  = time.Second
+)
+
+// Agent is one run of the loop. Make it with New, use it once.
+type Agent struct {
+	cfg  Config
+	deps Deps
+	log  logrus.FieldLogger
+
+	files kubelet.Files
+	heart heartbeat
+
+	reloads chan struct{} // wake-ups; the config itself is in pending
+	mu      sync.Mutex    // guards pending only
+	pending *reload
+
+	// Memory of the loop's goroutine; nothing else touches it.
+	configErr    error
+	trust        *Trust
+	distrusted   bool // the record in memory has proven wrong: discover anew
+	manifest     *manifest
+	wallet       wallet
+	node         API // with the node's own pair; open during the join only
+	readingAhead bool
+	retry        backoff
+	retryPhase   Phase
+	lastFault    error
+	memory       memory
+	status       Status
+	timeline     timeline
+	loggedPhase  Phase
+	loggedFault  fault.Reason
+	loggedAt     time.Time
+}
+
+// memory is what the loop remembers between two looks; losing it costs a few
+// requests, never correctness.
+type memory struct {
+	vanishedAt    time.Time     // the pair was first found missing
+	leaseFor      time.Duration // the kubelet start (monotonic) whose Lease was seen renewed
+	leaseKnown    bool
+	node          Node
+	unauthorized  time.Time // the API answered 401 to the pair for the first time
+	rejected      string    // serial of a pair that was refused twice
+	nextAPICheck  time.Time
+	eager         time.Duration // pause before the next look at a node that is not Ready yet
+	caOffered     []string
+	caClosed      bool
+	joinedLogged  bool
+	lastUnitStart time.Duration
+}
+
+type reload struct {
+	cfg Config
+	err error
+}
+
+// New makes an agent. Nothing happens before Run.
+func New(cfg Config, deps Deps) (*Agent, error) {
+	if cfg.NodeName == "" {
+		return nil, fault.New(fault.ConfigInvalid, "nodeName is empty")
+	}
+	if cfg.AfterJoin == "" {
+		cfg.AfterJoin = AfterJoinHeal
+	}
+	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, reloads: make(chan struct{}, 1)}
+	a.files = kubelet.Files{Layout: kubelet.Layout{Dir: cfg.Paths.Kubelet}, Now: deps.Clock.Now}
+	a.retry.jitter = deps.Jitter
+	return a, nil
+}
+
+// Reload hands in a config that was read anew, or the error that reading it
+// gave: then the one in use stays, and the status tells. It returns at once;
+// the newest call wins.
+func (a *Agent) Reload(cfg Config, err error) {
+	a.mu.Lock()
+	a.pending = &reload{cfg: cfg, err: err}
+	a.mu.Unlock()
+	a.wake()
+}
+
+func (a *Agent) wake() {
+	select {
+	case a.reloads <- struct{}{}:
+	default: // one wake-up is queued already
+	}
+}
+
+// Run makes the machine a node and keeps it one until ctx ends, which is no
+// error. It returns nil when the node is joined under AfterJoinExit; the fault
+// when StopWhenBlocked is set; the last fault when ctx ran into its deadline;
+// Locked when another agent is at work.
+func (a *Agent) Run(ctx context.Context) error {
+	held, err := acquire(a.cfg.Paths)
+	if err != nil {
+		return fmt.Errorf("cannot start: %w", err)
+	}
+	defer held.release()
+	if err := a.remember(); err != nil {
+		return fmt.Errorf("cannot start: %w", err)
+	}
+	a.heart.beat(a.deps.Clock.Now(), actAtMost)
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	background.Go(func() { a.feedWatchdog(ctx) })
+
+	a.tell(a.deps.Notify.Ready())
+	err = a.loop(ctx)
+	a.tell(a.deps.Notify.Stopping())
+	a.closeNode()
+	return err
+}
+
+// remember loads the records of earlier runs and sweeps up after a crash.
+func (a *Agent) remember() error {
+	paths := a.cfg.Paths
+	for _, dir := range []string{paths.State, paths.Run} {
+		if err := atomicfile.CleanTemp(dir); err != nil {
+			return err
+		}
+	}
+	err := a.files.Clean()
+	if err != nil {
+		return err
+	}
+	if a.trust, err = readTrust(paths); err != nil {
+		return err
+	}
+	if a.manifest, err = readManifest(paths); err != nil {
+		return err
+	}
+	if a.trust == nil {
+		return a.restoreTrust()
+	}
+	a.memory.node.Known = a.trust.NodeUID != ""
+	return nil
+}
+
+// loop observes, decides and acts until ctx ends.
+func (a *Agent) loop(ctx context.Context) error {
+	ticks := a.deps.Units.Watch(ctx, UnitName)
+	for {
+		a.takeReload()
+		a.heart.beat(a.deps.Clock.Now(), actAtMost)
+		obs, err := a.observe(ctx)
+		phase := nextPhase(obs)
+		if ctx.Err() != nil {
+			return a.ended(ctx)
+		}
+		if err == nil {
+			if phase != a.retryPhase {
+				a.retry.reset()
+				a.retryPhase = phase
+			}
+			var idle bool
+			idle, err = a.step(ctx, phase, obs)
+			if ctx.Err() != nil {
+				return a.ended(ctx)
+			}
+			if err == nil && !idle {
+				a.retry.reset()
+				continue
+			}
+		}
+		if phase == Joined && err == nil && a.cfg.AfterJoin == AfterJoinExit {
+			return nil
+		}
+		pause := localCheckEvery
+		if err != nil {
+			if pause = a.fail(phase, obs, err); a.stops(err) {
+				return err
+			}
+		} else if left := a.untilSomethingIsDue(obs); left < pause {
+			pause = left
+		}
+		a.wait(ctx, pause, phase, ticks)
+	}
+}
+
+// step does what the phase asks for. idle: there is nothing to do but wait.
+func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bool, err error) {
+	acts := map[Phase]func(context.Context, Observation) error{
+		Discovering:           a.discover,
+		RequestingCertificate: a.request,
+		CheckingName:          a.checkName,
+		ConfiguringKubelet:    a.configure,
+		StartingKubelet:       a.start,
+		Registering:           a.register,
+	}
+	if obs.Pair == PairVanishing || phase == Joined || obs.Unit.HeldBack != "" && phase == Registering {
+		return true, a.rest(ctx, phase, obs)
+	}
+	if a.cfg.AfterJoin == AfterJoinObserve && !a.manifest.Started.isZero() && phase != Registering {
+		a.publish(phase, obs, nil, "afterJoin is observe: nothing is changed")
+		return true, nil
+	}
+	if a.retry.attempt == 0 {
+		// While something is tried again, its fault stays on show.
+		a.publish(phase, obs, nil, "")
+	}
+	ctx, stop := a.interruptible(ctx)
+	defer stop()
+	return false, acts[phase](ctx, obs)
+}
+
+// interruptible ends an act when a reload arrives: a new token or a new config
+// must not wait for an approval that may take a day.
+func (a *Agent) interruptible(ctx context.Context) (context.Context, func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	finished := make(chan struct{})
+	go func() {
+		defer close(finished)
+		select {
+		case <-a.reloads:
+			cancel()
+			a.wake() // the loop takes it
+		case <-done:
+		}
+	}()
+	return ctx, func() { close(done); <-finished; cancel() }
+}
+
+// wait pauses until the next attempt, a reload, a change of the unit (once the
+// kubelet is the point), or the end.
+func (a *Agent) wait(ctx context.Context, pause time.Duration, phase Phase, ticks <-chan struct{}) {
+	a.heart.beat(a.deps.Clock.Now(), pause+actAtMost)
+	fire, stop := a.deps.Clock.After(pause)
+	defer stop()
+	if phase != Joined && phase != Registering && phase != StartingKubelet {
+		ticks = nil
+	}
+	select {
+	case <-ctx.Done():
+	case <-fire:
+	case <-ticks:
+	case <-a.reloads:
+		a.wake() // the loop takes it
+	}
+}
+
+// takeReload puts a config that was handed in to use.
+func (a *Agent) takeReload() {
+	select {
+	case <-a.reloads:
+	default:
+		return
+	}
+	a.mu.Lock()
+	next := a.pending
+	a.pending = nil
+	a.mu.Unlock()
+	if next == nil {
+		return
+	}
+	a.tell(a.deps.Notify.Reloading())
+	if next.err != nil {
+		a.configErr = next.err
+		a.log.WithError(next.err).Warn("config file is bad, the last good one stays in use")
+	} else {
+		name := a.cfg.NodeName
+		a.configErr = nil
+		a.cfg = next.cfg
+		if !a.manifest.Started.isZero() && name != next.cfg.NodeName {
+			// A node keeps its name: another one would be another node.
+			a.cfg.NodeName = name
+			a.configErr = fault.New(fault.ConfigInvalid, "nodeName: this machine is joined as %s and keeps that name until it is reset", name)
+		}
+		a.log.Info("config loaded anew")
+	}
+	a.wallet.refused = nil
+	a.retry.reset()
+	a.tell(a.deps.Notify.Ready())
+}
+
+// fail records a fault and says how long to pause.
+func (a *Agent) fail(phase Phase, obs Observation, err error) time.Duration {
+	class := fault.Retry
+	var after time.Duration
+	if f, ok := fault.As(err); ok {
+		if row, known := fault.Lookup(f.Reason); known {
+			class = row.Class
+		}
+		after = f.RetryAfter
+	}
+	if errors.Is(err, context.Canceled) {
+		return 0 // an act was interrupted by a reload: go round at once
+	}
+	now := a.deps.Clock.Now()
+	pause := a.retry.next(now, class, after)
+	next := now.Add(pause).UTC()
+	a.lastFault = err
+	if class == fault.Blocked && phase != Registering && phase != Joined {
+		phase = Blocked
+	}
+	a.status.Attempt, a.status.NextRetry = a.retry.attempt, &next
+	a.publish(phase, obs, err, "")
+	return pause
+}
+
+func (a *Agent) stops(err error) bool {
+	if !a.deps.StopWhenBlocked {
+		return false
+	}
+	row, ok := fault.Lookup(fault.ReasonOf(err))
+	return ok && row.Class == fault.Blocked
+}
+
+// ended tells a deadline (join --timeout) from a plain stop.
+func (a *Agent) ended(ctx context.Context) error {
+	if !errors.Is(context.Cause(ctx), context.DeadlineExceeded) {
+		return nil
+	}
+	if a.lastFault != nil {
+		return fmt.Errorf("not joined in time: %w", a.lastFault)
+	}
+	if csr := a.status.CSR; csr != nil && csr.Approve != "" {
+		return fault.New(fault.CSRPending, "not joined in time: %s waits for approval", csr.Name).WithHint("%s", csr.Approve)
+	}
+	return fault.New(fault.EndpointUnreachable, "not joined in time, in phase %s", a.status.Phase)
+}
+
+// feedWatchdog pings systemd while the loop's heartbeat is fresh, and only then.
+func (a *Agent) feedWatchdog(ctx context.Context) {
+	every := a.deps.Notify.Interval()
+	if every <= 0 {
+		return
+	}
+	for {
+		if a.heart.fresh(a.deps.Clock.Now()) {
+			a.tell(a.deps.Notify.Watchdog())
+		}
+		fire, stop := a.deps.Clock.After(every)
+		select {
+		case <-ctx.Done():
+			stop()
+			return
+		case <-fire:
+		}
+	}
+}
+
+// tell notes that systemd could not be told something. Nothing else follows from
+// it: if it matters, the watchdog acts.
+func (a *Agent) tell(err error) {
+	if err != nil {
+		a.log.WithError(err).Debug("cannot notify systemd")
+	}
+}
+
+// token returns the token to use now, as discovery wants it.
+func (a *Agent) token() (discovery.Token, string, bool, error) {
+	return a.wallet.choose(a.cfg.Tokens)
+}

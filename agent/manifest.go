@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"time"
+)
+
+// manifest is the record of what the agent wrote and did to this machine. It
+// decides three questions: is a file ours (foreign identities), was it edited
+// since (Drifted), and is the running kubelet older than its inputs.
+type manifest struct {
+	// Files: path -> hex SHA-256 of the bytes that the agent wrote.
+	Files map[string]string `json:"files"`
+	// Inputs is when the agent last wrote pair, CA or server.
+	Inputs moment `json:"inputs"`
+	// Started is when the agent last started the kubelet; zero: never. From
+	// then on a kubelet that is stopped was stopped by a person.
+	Started moment `json:"started"`
+	// Stopped is when the agent last stopped the kubelet, to replace its pair.
+	Stopped moment `json:"stopped"`
+	// RenewalAutomatic is the answer of the access review after the join.
+	RenewalAutomatic *bool `json:"renewalAutomatic,omitempty"`
+}
+
+// moment is a point in one boot: comparable to systemd's monotonic time stamps
+// as long as the boot is the same.
+type moment struct {
+	BootID    string        `json:"bootID,omitempty"`
+	Monotonic time.Duration `json:"monotonicNanoseconds,omitempty"`
+}
+
+func (m moment) isZero() bool { return m == moment{} }
+
+// after says whether m lies after a monotonic time stamp of the given boot.
+// Another boot answers false: whatever runs now was started after m.
+func (m moment) after(bootID string, stamp time.Duration) bool {
+	return m.BootID == bootID && m.BootID != "" && m.Monotonic > stamp
+}
+
+// readManifest returns an empty manifest when there is none or it is damaged.
+func readManifest(paths Paths) (*manifest, error) {
+	m := &manifest{}
+	ok, err := readJSON(paths.ManifestFile(), m)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		m = &manifest{}
+	}
+	if m.Files == nil {
+		m.Files = map[string]string{}
+	}
+	return m, nil
+}
+
+func (m *manifest) write(paths Paths) error {
+	_, err := writeJSON(paths.ManifestFile(), m)
+	return err
+}
+
+// wrote records a file's bytes.
+func (m *manifest) wrote(path string, data []byte) {
+	m.Files[path] = hashOf(data)
+}
+
+func hashOf(data []byte) string {
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,171 @@
+package agent
+
+import (
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// Observation is what one look at the machine, and at what is remembered of the
+// cluster, has shown. It is plain data: nextPhase and the notes are computed
+// from it and from nothing else, so that a table can test every case.
+type Observation struct {
+	// NewPair: a signed pair lies in our own folder; it is not in use yet.
+	NewPair bool
+	// Pair is the node's identity in the kubelet's FileStore.
+	Pair Pair
+	// Trust: a trusted cluster is in memory, or in a trust.json made under the
+	// same endpoints, pins and token id.
+	Trust bool
+	// Files are the CA, the kubelet config and the kubeconfig.
+	Files Files
+	// Unit is kubelet.service.
+	Unit Unit
+	// Healthy: the kubelet's health endpoint answered ok, or is switched off.
+	Healthy bool
+	// LeaseRenewed: the kubelet has renewed its Lease since it was started.
+	LeaseRenewed bool
+	// Node is what the API said when it was asked last.
+	Node Node
+	// Renewal is what is known of the next renewal of the certificate.
+	Renewal Renewal
+	// CAOffered are pins of CAs that cluster-info shows and the trust record
+	// does not hold.
+	CAOffered []string
+	// CARefreshClosed: cluster-info cannot be read any more.
+	CARefreshClosed bool
+	// ConfigError: the config file has become bad; the last good one is in use.
+	ConfigError error
+}
+
+// Pair is the state of the client certificate and its key.
+type Pair string
+
+// The states of a Pair. Only PairUsable identifies a node.
+const (
+	PairMissing   Pair = "missing"    // gone, and still gone after 10 s
+	PairVanishing Pair = "vanishing"  // gone for less than 10 s, or a rotation is under way: wait
+	PairDamaged   Pair = "damaged"    // empty, unparsable, or key and certificate do not match
+	PairOtherName Pair = "other-name" // CN or O are not those of this node
+	PairExpired   Pair = "expired"    //
+	PairRejected  Pair = "rejected"   // the API answered 401 to it twice, a minute apart
+	PairUsable    Pair = "usable"     //
+)
+
+// Files is the state of the CA, the kubelet config and the kubeconfig.
+type Files struct {
+	Damaged []string // missing or damaged: healed
+	Drifted []string // parsable, but not what the agent wrote: reported
+}
+
+// Unit is the state of kubelet.service, reduced to what decides.
+type Unit struct {
+	// Installed: the unit is loaded and our drop-in is among its drop-ins.
+	Installed bool
+	// Started: it has been active in this boot, or its start job is queued or
+	// running (activating counts: systemd is at it).
+	Started bool
+	// Active: ActiveState=active with a MainPID.
+	Active bool
+	// Failed: systemd has given up on it, for a reason that a person did not
+	// choose (start-limit-hit, resources, dependency).
+	Failed bool
+	// HeldBack by a person: stopped, disabled or masked after the agent had
+	// started it once. The text says which.
+	HeldBack string
+	// Older: it was started before the agent last wrote its pair, CA or server.
+	Older bool
+	// Drifted: unit or drop-in file differ from what the agent wrote.
+	Drifted []string
+}
+
+// Node is our Node object.
+type Node struct {
+	Known    bool // it has been seen under our trust record (its UID is kept)
+	Deleted  bool // it was seen, and is gone
+	Ready    bool
+	NotReady string // the Ready condition's message when it is not true
+}
+
+// Renewal is what is known of the certificate's renewal by the kubelet.
+type Renewal struct {
+	NotAutomatic bool // nobody approves this node's renewal requests
+	Overdue      bool // past 90 % of the lifetime
+	NotAfter     time.Time
+}
+
+// nextPhase says where the machine stands. It is the one decision of this
+// package: pure, first match wins, one table test.
+func nextPhase(o Observation) Phase {
+	switch {
+	case o.NewPair:
+		return CheckingName
+	case o.Pair == PairVanishing:
+		// The kubelet removes its symlink for a moment when it rotates: what is
+		// there is still a node.
+		return settled(o)
+	case o.Pair != PairUsable && !o.Trust:
+		return Discovering
+	case o.Pair != PairUsable:
+		return RequestingCertificate
+	case len(o.Files.Damaged) > 0:
+		return ConfiguringKubelet
+	case needsStart(o.Unit):
+		return StartingKubelet
+	}
+	return settled(o)
+}
+
+// settled tells the last two rows apart.
+func settled(o Observation) Phase {
+	if !o.Unit.Active || !o.Healthy || !o.LeaseRenewed {
+		return Registering
+	}
+	return Joined
+}
+
+// needsStart says whether kubelet.service is ours to install, start or restart
+// now. What a person holds back is left alone whatever else is the case.
+func needsStart(u Unit) bool {
+	if u.HeldBack != "" {
+		return false
+	}
+	return !u.Installed || !u.Started || u.Failed || u.Older
+}
+
+// notesOf lists what is worth telling beside the phase, in a stable order.
+func notesOf(o Observation) []Note {
+	var notes []Note
+	add := func(r fault.Reason, message string) {
+		row, _ := fault.Lookup(r)
+		notes = append(notes, Note{Reason: r, Message: message, Hint: row.Remedy})
+	}
+	if o.ConfigError != nil {
+		add(fault.ConfigInvalid, "the config file has become bad, the last good one stays in use: "+o.ConfigError.Error())
+	}
+	if o.Unit.HeldBack != "" {
+		add(fault.KubeletStopped, "kubelet.service is "+o.Unit.HeldBack)
+	}
+	if o.Node.Deleted {
+		add(fault.NodeDeleted, "the Node object is gone from the API")
+	}
+	if o.Node.Known && !o.Node.Deleted && !o.Node.Ready && o.Node.NotReady != "" {
+		add(fault.NodeNotReady, o.Node.NotReady)
+	}
+	if o.Renewal.NotAutomatic {
+		add(fault.RenewalNotAutomatic, "group system:nodes may not create certificatesigningrequests/selfnodeclient; the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339))
+	}
+	if o.Renewal.Overdue {
+		add(fault.RenewalOverdue, "the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339))
+	}
+	for _, pin := range o.CAOffered {
+		add(fault.CAOffered, "cluster-info shows a CA that this node does not hold: "+pin)
+	}
+	if o.CARefreshClosed {
+		add(fault.CARefreshUnavailable, "cluster-info cannot be read anonymously")
+	}
+	for _, name := range append(append([]string(nil), o.Files.Drifted...), o.Unit.Drifted...) {
+		add(fault.Drifted, name+" is not what the agent wrote; it is left as it is")
+	}
+	return notes
+}

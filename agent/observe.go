@@ -1,0 +1,212 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
+)
+
+const maxPairFile = 256 << 10
+
+// observe looks at files, certificate and unit. It changes nothing but the
+// agent's own memory of what it has seen.
+func (a *Agent) observe(ctx context.Context) (Observation, error) {
+	now := a.deps.Clock.Now()
+	seen, err := a.files.Observe(a.cfg.NodeName)
+	if err != nil {
+		return Observation{}, fmt.Errorf("cannot look at the kubelet's files: %w", err)
+	}
+	unit, err := a.deps.Units.Unit(ctx, UnitName)
+	if err != nil {
+		return Observation{}, fmt.Errorf("cannot ask systemd about %s: %w", UnitName, err)
+	}
+	o := Observation{
+		Pair:        a.pairState(seen.Pair, now),
+		Trust:       a.trustServes(),
+		Files:       a.filesState(seen),
+		Unit:        a.unitState(unit),
+		Node:        a.memory.node,
+		CAOffered:   a.memory.caOffered,
+		ConfigError: a.configErr,
+
+		CARefreshClosed: a.memory.caClosed,
+	}
+	if o.NewPair, err = a.hasNewPair(); err != nil {
+		return o, err
+	}
+	if leaf := seen.Pair.Leaf; leaf != nil && o.Pair == PairUsable {
+		o.Renewal.NotAfter = leaf.NotAfter
+		life := leaf.NotAfter.Sub(leaf.NotBefore)
+		o.Renewal.Overdue = now.After(leaf.NotBefore.Add(life * 9 / 10))
+	}
+	if automatic := a.manifest.RenewalAutomatic; automatic != nil {
+		o.Renewal.NotAutomatic = !*automatic
+	}
+	started := execStart(unit)
+	if started != a.memory.lastUnitStart {
+		// A kubelet that was started anew has yet to show itself in the API.
+		a.memory.lastUnitStart = started
+		a.memory.nextAPICheck = time.Time{}
+	}
+	o.LeaseRenewed = a.memory.leaseKnown && a.memory.leaseFor == started
+	if o.Unit.Active && o.Pair == PairUsable && len(o.Files.Damaged) == 0 {
+		o.Healthy = a.health(ctx) == nil
+	}
+	a.describe(seen, unit, o)
+	return o, nil
+}
+
+// pairState gives what lies in the FileStore its meaning.
+func (a *Agent) pairState(p kubelet.PairState, now time.Time) Pair {
+	if p.Status != kubelet.PairMissing {
+		a.memory.vanishedAt = time.Time{}
+	}
+	switch p.Status {
+	case kubelet.PairMissing:
+		if _, ours := a.manifest.Files[a.files.CurrentPair()]; !ours {
+			return PairMissing // never there: a first join
+		}
+		if a.memory.vanishedAt.IsZero() {
+			a.memory.vanishedAt = now
+		}
+		if p.Updating || now.Sub(a.memory.vanishedAt) < vanishGrace {
+			return PairVanishing
+		}
+		return PairMissing
+	case kubelet.PairWrongName:
+		return PairOtherName
+	case kubelet.PairExpired:
+		return PairExpired
+	case kubelet.PairUsable:
+		if p.Serial != "" && p.Serial == a.memory.rejected {
+			return PairRejected
+		}
+		return PairUsable
+	}
+	return PairDamaged
+}
+
+// trustServes says whether the trust record may be used to join now.
+func (a *Agent) trustServes() bool {
+	if a.distrusted || a.trust == nil {
+		return false
+	}
+	token, _, _, err := a.token()
+	return err == nil && a.trust.serves(a.cfg, token.ID())
+}
+
+// filesState sorts the files into healthy, damaged and edited.
+func (a *Agent) filesState(seen kubelet.Observed) Files {
+	var f Files
+	for path, file := range map[string]kubelet.FileState{
+		a.files.CACert(): seen.CA, a.files.ConfigFile(): seen.Config, a.files.Kubeconfig(): seen.Kubeconfig.FileState,
+	} {
+		if file.Status != kubelet.FilePresent {
+			f.Damaged = append(f.Damaged, path)
+			continue
+		}
+		if want, ours := a.manifest.Files[path]; ours && want != "" && want != seen.Hashes[path] {
+			f.Drifted = append(f.Drifted, path)
+		}
+	}
+	sortStrings(f.Damaged, f.Drifted)
+	return f
+}
+
+// unitState reduces systemd's properties to what decides (DESIGN of the loop:
+// docs/architecture.md, "What the agent may do to a joined node").
+func (a *Agent) unitState(u systemd.Unit) Unit {
+	startedByUs := !a.manifest.Started.isZero()
+	s := Unit{
+		Installed: u.LoadState == "loaded" && contains(u.DropInPaths, a.dropIn()),
+		Active:    u.Running(),
+	}
+	wasActive := u.WasActive()
+	// A run that the agent itself ended (to replace its certificate) was not
+	// ended by a person.
+	stoppedByUs := !s.Active && a.manifest.Stopped.after(a.deps.Machine.BootID, execStart(u))
+	s.Started = s.Active || u.Job != 0 || u.ActiveState == "activating" || u.ActiveState == "reloading" ||
+		wasActive && startedByUs && !stoppedByUs
+	givenUp := u.ActiveState == "failed" && (u.Result == "start-limit-hit" || u.Result == "resources" || u.Result == "dependency")
+	s.Failed = givenUp
+	if startedByUs {
+		switch {
+		case u.Masked():
+			s.HeldBack = "masked"
+		case u.Disabled():
+			s.HeldBack = "disabled"
+		case stoppedByUs:
+		case u.Job == 0 && u.ConditionResult && wasActive && !givenUp && u.ActiveState == "inactive":
+			s.HeldBack = "stopped"
+		case u.Job == 0 && u.ConditionResult && wasActive && !givenUp && u.ActiveState == "failed":
+			s.HeldBack = "stopped (" + u.Result + ")"
+		}
+	}
+	s.Older = s.Active && a.manifest.Inputs.after(a.deps.Machine.BootID, execStart(u))
+	for _, path := range []string{filepath.Join(a.cfg.Paths.Units, UnitName), a.dropIn()} {
+		want, ours := a.manifest.Files[path]
+		if !ours || want == "" {
+			continue
+		}
+		if data, err := atomicfile.Read(path, maxStateFile); err == nil && hashOf(data) != want {
+			s.Drifted = append(s.Drifted, path)
+		}
+	}
+	return s
+}
+
+// dropIn is the path of our drop-in for the kubelet's unit.
+func (a *Agent) dropIn() string {
+	return filepath.Join(a.cfg.Paths.Units, UnitName+".d", systemd.DropInName)
+}
+
+func execStart(u systemd.Unit) time.Duration {
+	return time.Duration(u.ExecMainStartMonotonic) * time.Microsecond //nolint:gosec // microseconds since boot fit
+}
+
+// hasNewPair tells whether a signed pair waits in our own folder. One that
+// cannot be used (damaged by a crash of the disk, of another name, expired) is
+// removed: the request is simply made again.
+func (a *Agent) hasNewPair() (bool, error) {
+	path := a.cfg.Paths.NewPair()
+	data, err := atomicfile.Read(path, maxPairFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	}
+	if err == nil {
+		if p := kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()); p.Status == kubelet.PairUsable {
+			return true, nil
+		}
+	}
+	a.log.WithField("path", path).Warn("the new pair cannot be used, it is removed")
+	return false, atomicfile.Remove(path)
+}
+
+// health asks the kubelet's health endpoint, at the address of the effective
+// config. Switched off counts as healthy.
+func (a *Agent) health(ctx context.Context) error {
+	config, err := atomicfile.Read(a.files.ConfigFile(), maxStateFile)
+	if err != nil {
+		return fmt.Errorf("cannot read the kubelet config: %w", err)
+	}
+	in := kubelet.HealthInput{Config: config, Args: a.cfg.Kubelet.ExtraArgs}
+	if dir := a.cfg.Kubelet.ConfigDir; dir != "" {
+		if in.DropIns, err = kubelet.DropIns(dir); err != nil {
+			return err
+		}
+	}
+	url, enabled, err := kubelet.HealthAddress(in)
+	if err != nil || !enabled {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	return a.deps.Health(ctx, url)
+}

@@ -1,0 +1,57 @@
+package agent
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+)
+
+func encodeStatus(s Status) ([]byte, error) {
+	data, err := json.MarshalIndent(s, "", "  ")
+	if err != nil {
+		return nil, fmt.Errorf("cannot encode the status: %w", err)
+	}
+	return append(data, '\n'), nil
+}
+
+// ReadStatus returns what the daemon published last, and whether a daemon is at
+// work: the file is believed only while the lock is held. No file at all is
+// fs.ErrNotExist in the chain.
+func ReadStatus(paths Paths) (s Status, running bool, err error) {
+	data, err := atomicfile.Read(paths.StatusFile(), maxStateFile)
+	if err != nil {
+		return s, isLocked(paths), fmt.Errorf("cannot read the status: %w", err)
+	}
+	if err := json.Unmarshal(data, &s); err != nil {
+		return Status{}, isLocked(paths), fmt.Errorf("cannot read the status: %s is damaged: %w", paths.StatusFile(), err)
+	}
+	return s, isLocked(paths), nil
+}
+
+// IsJoined says from the files alone whether this machine has joined under the
+// given name: a usable pair and a trust record. nodeName empty: the name of the
+// trust record counts. It serves the start with a config that has become bad.
+func IsJoined(paths Paths, nodeName string, usable func(nodeName string) (bool, error)) (name string, joined bool, err error) {
+	trust, err := readTrust(paths)
+	if err != nil || trust == nil {
+		return "", false, ignoreMissing(err)
+	}
+	if nodeName == "" {
+		nodeName = trust.NodeName
+	}
+	if nodeName != trust.NodeName {
+		return "", false, nil
+	}
+	ok, err := usable(nodeName)
+	return nodeName, ok, err
+}
+
+func ignoreMissing(err error) error {
+	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, fs.ErrPermission) {
+		return nil
+	}
+	return err
+}

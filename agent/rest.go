@@ -1,0 +1,171 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"time"
+
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
+
+	"github.com/bootstrap-agent/bootstrap-agent/discovery"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
+)
+
+// rest is the act of a node at rest: it is looked at, seldom asked about, and
+// left alone.
+func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) error {
+	now := a.deps.Clock.Now()
+	if a.node != nil {
+		// The join has just asked everything there is to ask.
+		a.closeNode()
+		a.memory.eager = eagerFirst
+		a.scheduleCheck(now)
+	}
+	if !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil {
+		if err := a.askAPI(ctx); err != nil {
+			a.log.WithError(err).Debug("the API cannot be asked now")
+		}
+		a.scheduleCheck(a.deps.Clock.Now())
+		o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
+		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted
+		if a.status.Node.Ready != nil {
+			ready := o.Node.Ready
+			a.status.Node.Ready, a.status.Node.Message = &ready, o.Node.NotReady
+		}
+	}
+	say := "node " + a.cfg.NodeName
+	if phase != Joined {
+		say = "the kubelet does not run: " + o.Unit.HeldBack
+		if o.Pair == PairVanishing {
+			say = "the certificate is gone; if it stays gone for 10 s a new one is requested"
+		}
+	}
+	a.publish(phase, o, nil, say)
+	return nil
+}
+
+// scheduleCheck decides when the API is asked again: 15 to 22 minutes, which
+// spreads a fleet's questions. Sooner only in two cases: a node that has just
+// joined and is not Ready yet (10 s, doubling), and a certificate that was
+// refused once and is tried again.
+func (a *Agent) scheduleCheck(now time.Time) {
+	jitter := a.deps.Jitter
+	if jitter == nil {
+		jitter = rand.N[time.Duration] //nolint:gosec // spreads load; nothing secret depends on it
+	}
+	next := apiCheckEvery + jitter(apiCheckEvery/2)
+	switch {
+	case !a.memory.unauthorized.IsZero():
+		next = unauthorizedGap
+	case a.memory.eager > 0 && !a.memory.node.Ready && a.memory.eager < apiCheckEvery:
+		next = a.memory.eager
+		a.memory.eager *= 2
+	default:
+		a.memory.eager = 0
+	}
+	a.memory.nextAPICheck = now.Add(next)
+}
+
+// askAPI looks at our Node with our own pair, and at cluster-info anonymously
+// over a connection verified by the trust record. Both connections are closed
+// afterwards.
+func (a *Agent) askAPI(ctx context.Context) error {
+	if err := a.connectCurrent(); err != nil {
+		return err
+	}
+	defer a.closeNode()
+	node, err := a.node.GetNode(ctx, a.cfg.NodeName)
+	var unauthorized *apiclient.Unauthorized
+	switch {
+	case err == nil:
+		a.memory.unauthorized = time.Time{}
+		a.rememberNode(node)
+	case apierrors.IsNotFound(err):
+		a.memory.node.Deleted = a.memory.node.Known
+	case errors.As(err, &unauthorized):
+		return a.judgeUnauthorized(err)
+	default:
+		return err
+	}
+	if a.memory.eager > 0 {
+		return nil // only Ready is waited for
+	}
+	if a.manifest.RenewalAutomatic == nil {
+		a.askRenewal(ctx)
+	}
+	return a.askClusterInfo(ctx)
+}
+
+// askClusterInfo notes CAs that the cluster shows and this node does not hold.
+func (a *Agent) askClusterInfo(ctx context.Context) error {
+	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA)})
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	text, err := api.ClusterInfo(ctx)
+	var unauthorized *apiclient.Unauthorized
+	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || errors.As(err, &unauthorized) {
+		a.memory.caClosed = true
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	a.memory.caClosed = false
+	offered, err := discovery.Offered(text)
+	if err != nil {
+		return fmt.Errorf("cannot read the cluster's bundle: %w", err)
+	}
+	a.memory.caOffered = nil
+	for _, pin := range offered {
+		if !contains(a.trust.CAPins, pin) {
+			a.memory.caOffered = append(a.memory.caOffered, pin)
+		}
+	}
+	return nil
+}
+
+// untilSomethingIsDue says how long a node at rest may be left alone.
+func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
+	if o.Pair == PairVanishing {
+		return vanishGrace
+	}
+	left := a.memory.nextAPICheck.Sub(a.deps.Clock.Now())
+	if left <= 0 {
+		return time.Second
+	}
+	return left
+}
+
+// Survey observes without a daemon, for `status` on a machine where none runs:
+// it needs no lock, asks no network and changes nothing.
+func Survey(ctx context.Context, cfg Config, deps Deps) (Status, error) {
+	a, err := New(cfg, deps)
+	if err != nil {
+		return Status{}, err
+	}
+	if a.trust, err = readTrust(cfg.Paths); err != nil {
+		return Status{}, err
+	}
+	if a.manifest, err = readManifest(cfg.Paths); err != nil {
+		return Status{}, err
+	}
+	if cfg.NodeName == "" && a.trust != nil {
+		a.cfg.NodeName = a.trust.NodeName
+	}
+	obs, err := a.observe(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	// Whether the Lease is renewed only the API knows; a healthy kubelet with a
+	// usable pair is taken for a node.
+	obs.LeaseRenewed = obs.Healthy
+	a.status.Phase = nextPhase(obs)
+	a.status.Notes = notesOf(obs)
+	a.status.Time = deps.Clock.Now().UTC()
+	a.status.Version, a.status.BootID = deps.Version, deps.Machine.BootID
+	return a.status, nil
+}

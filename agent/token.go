@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path/filepath"
+	"syscall"
+
+	"github.com/bootstrap-agent/bootstrap-agent/discovery"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// CredentialName is the systemd credential that may hold the bootstrap token.
+const CredentialName = "bootstrap-token"
+
+const maxTokenFile = 4096
+
+// TokenSource is one place where a bootstrap token may be found. It is read
+// anew for each attempt, so that a fresh token is used as soon as it is there.
+type TokenSource interface {
+	// Name says where the token comes from, for messages: "token file /etc/...".
+	Name() string
+	// Read returns the token. fs.ErrNotExist in the chain: there is none here.
+	Read() (discovery.Token, error)
+}
+
+// TokenFile reads the token from a file that only root (or the user who runs
+// this) may read: any permission for group or others is refused.
+func TokenFile(path string) TokenSource { return tokenFile{path: path, private: true} }
+
+// TokenCredential reads the systemd credential bootstrap-token from the folder
+// that systemd names in $CREDENTIALS_DIRECTORY. systemd decides its mode.
+func TokenCredential(dir string) TokenSource {
+	return tokenFile{path: filepath.Join(dir, CredentialName)}
+}
+
+// TokenInline is the token from the config file itself.
+func TokenInline(token discovery.Token) TokenSource { return tokenInline{token} }
+
+type tokenFile struct {
+	path    string
+	private bool
+}
+
+func (f tokenFile) Name() string {
+	if f.private {
+		return "token file " + f.path
+	}
+	return "systemd credential " + CredentialName
+}
+
+func (f tokenFile) Read() (discovery.Token, error) {
+	if f.private {
+		if err := checkPrivate(f.path); err != nil {
+			return discovery.Token{}, err
+		}
+	}
+	data, err := atomicfile.Read(f.path, maxTokenFile)
+	if err != nil {
+		return discovery.Token{}, fmt.Errorf("cannot read %s: %w", f.Name(), err)
+	}
+	if len(bytes.TrimSpace(data)) == 0 {
+		return discovery.Token{}, fmt.Errorf("%s is empty: %w", f.Name(), fs.ErrNotExist)
+	}
+	token, err := discovery.ParseToken(string(data))
+	if err != nil {
+		return discovery.Token{}, fault.New(fault.ConfigInvalid, "%s: %w", f.Name(), err)
+	}
+	return token, nil
+}
+
+// checkPrivate refuses a token file that somebody else can read: who reads it
+// can admit machines of his own.
+func checkPrivate(path string) error {
+	var st syscall.Stat_t
+	if err := syscall.Lstat(path, &st); err != nil {
+		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
+			return fmt.Errorf("there is no token file %s: %w", path, fs.ErrNotExist)
+		}
+		return fmt.Errorf("cannot read token file %s: %w", path, err)
+	}
+	if st.Mode&syscall.S_IFMT == syscall.S_IFREG && st.Mode&0o077 != 0 {
+		return fault.New(fault.ConfigInvalid, "token file %s may be read by others (mode %04o)", path, st.Mode&0o7777).
+			WithHint("chmod 0600 %s; a token that others may have read is better replaced: kubeadm token create", path)
+	}
+	return nil
+}
+
+type tokenInline struct{ token discovery.Token }
+
+func (t tokenInline) Name() string { return "key token of the config file" }
+
+func (t tokenInline) Read() (discovery.Token, error) { return t.token, nil }
+
+// wallet chooses among the token sources: the first whose token has not been
+// refused. When every one has been, the memory of refusals is cleared, so that
+// the next attempt begins with the first again (the cluster may have changed).
+type wallet struct {
+	refused map[string]bool // by id and secret, in memory only
+}
+
+// choose returns the token to try now and where it is from, and whether another
+// one is left to try at once if this is refused.
+func (w *wallet) choose(sources []TokenSource) (token discovery.Token, from string, more bool, err error) {
+	type candidate struct {
+		token discovery.Token
+		from  string
+	}
+	var fresh, known []candidate
+	var faults []error
+	for _, source := range sources {
+		t, err := source.Read()
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			continue
+		case err != nil:
+			faults = append(faults, err)
+			continue
+		}
+		known = append(known, candidate{t, source.Name()})
+		if !w.refused[t.Bearer()] {
+			fresh = append(fresh, candidate{t, source.Name()})
+		}
+	}
+	if len(known) == 0 {
+		if len(faults) > 0 {
+			return token, "", false, errors.Join(faults...)
+		}
+		return token, "", false, fault.New(fault.TokenMissing, "there is no bootstrap token in any source")
+	}
+	if len(fresh) == 0 {
+		w.refused = nil
+		fresh = known
+	}
+	return fresh[0].token, fresh[0].from, len(fresh) > 1, nil
+}
+
+// refuse remembers that the cluster did not take this token.
+func (w *wallet) refuse(token discovery.Token) {
+	if w.refused == nil {
+		w.refused = map[string]bool{}
+	}
+	w.refused[token.Bearer()] = true
+}
