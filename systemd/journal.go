@@ -1,0 +1,195 @@
+package systemd
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"os/exec"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/coreos/go-systemd/v22/journal"
+	"github.com/sirupsen/logrus"
+)
+
+// ObjectUnit is the log field that names a unit as the object of what is
+// logged: `journalctl -u kubelet` then shows what the agent did to the kubelet
+// beside what the kubelet itself says.
+const ObjectUnit = "OBJECT_SYSTEMD_UNIT"
+
+// MessageID is the log field that leads `journalctl -x` to the catalog.
+const MessageID = "MESSAGE_ID"
+
+// identifier is the name under which native entries stand in the journal; lines
+// of stderr get it from systemd.
+const identifier = "bootstrap-agent"
+
+// StderrIsJournal says whether what is written to stderr goes to the journal.
+func StderrIsJournal() bool {
+	ok, err := journal.StderrIsJournalStream()
+	return ok && err == nil
+}
+
+// JournalFormatter formats log entries for a stderr that goes to the journal:
+// one line, begun with its level as "<6>", without a time (the journal has its
+// own). An entry with the field ObjectUnit or MessageID is sent to the journal
+// itself, since a line cannot carry fields, and gives an empty line (which
+// writes nothing); should that fail it becomes a line like all others.
+type JournalFormatter struct {
+	// Next formats what comes after the level. Nil: message, then key=value.
+	Next logrus.Formatter
+
+	send func(message string, priority int, fields map[string]string) error
+}
+
+// Format implements logrus.Formatter.
+func (f *JournalFormatter) Format(e *logrus.Entry) ([]byte, error) {
+	if native(e) {
+		send := f.send
+		if send == nil {
+			send = sendToJournal
+		}
+		if send(messageOf(e), priority(e.Level), journalFields(e)) == nil {
+			return nil, nil
+		}
+	}
+	text := []byte(messageOf(e))
+	if f.Next != nil {
+		var err error
+		if text, err = f.Next.Format(e); err != nil {
+			return nil, err
+		}
+	}
+	// A newline inside would begin another entry, without a level.
+	text = bytes.ReplaceAll(bytes.TrimRight(text, "\n"), []byte("\n"), []byte(" "))
+	return fmt.Appendf(nil, "<%d>%s\n", priority(e.Level), text), nil
+}
+
+func native(e *logrus.Entry) bool {
+	return e.Data[ObjectUnit] != nil || e.Data[MessageID] != nil
+}
+
+func sendToJournal(message string, priority int, fields map[string]string) error {
+	return journal.Send(message, journal.Priority(priority), fields)
+}
+
+// priority is syslog's number for a level.
+func priority(level logrus.Level) int {
+	switch level {
+	case logrus.PanicLevel, logrus.FatalLevel:
+		return int(journal.PriCrit)
+	case logrus.ErrorLevel:
+		return int(journal.PriErr)
+	case logrus.WarnLevel:
+		return int(journal.PriWarning)
+	case logrus.InfoLevel:
+		return int(journal.PriInfo)
+	}
+	return int(journal.PriDebug)
+}
+
+// messageOf is the message and then the fields, sorted by key, quoted where
+// they have to be. Fields of the journal's own are left to the journal.
+func messageOf(e *logrus.Entry) string {
+	var b strings.Builder
+	b.WriteString(oneLine(e.Message, 4096))
+	for _, key := range fieldKeys(e) {
+		if key == ObjectUnit || key == MessageID {
+			continue
+		}
+		text := fmt.Sprint(e.Data[key])
+		if text == "" || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r == '"' || r == '=' || r == 0x7f }) || oneLine(text, len(text)) != text {
+			text = strconv.Quote(text)
+		}
+		b.WriteString(" " + key + "=" + text)
+	}
+	return b.String()
+}
+
+func fieldKeys(e *logrus.Entry) []string {
+	keys := make([]string, 0, len(e.Data))
+	for key := range e.Data {
+		keys = append(keys, key)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// journalFields gives each field of the entry a name that the journal takes:
+// csr becomes BOOTSTRAP_CSR; the journal's own two stay.
+func journalFields(e *logrus.Entry) map[string]string {
+	fields := map[string]string{"SYSLOG_IDENTIFIER": identifier}
+	for key, value := range e.Data {
+		if key != ObjectUnit && key != MessageID {
+			key = "BOOTSTRAP_" + strings.Map(func(r rune) rune {
+				switch {
+				case r >= 'a' && r <= 'z':
+					return r - 'a' + 'A'
+				case r >= 'A' && r <= 'Z', r >= '0' && r <= '9':
+					return r
+				}
+				return '_'
+			}, key)
+		}
+		fields[key] = fmt.Sprint(value)
+	}
+	return fields
+}
+
+const (
+	journalTimeout = 5 * time.Second
+	maxJournalLine = 500
+)
+
+// LastLines returns the last n lines that a unit and systemd about it wrote to
+// the journal in this boot, oldest first, each made fit for one line. It runs
+// journalctl: the journal's library for reading needs cgo. What the agent
+// itself said about the unit (ObjectUnit) is left out.
+func (m *Manager) LastLines(ctx context.Context, unit string, n int) ([]string, error) {
+	if err := checkUnitName(unit); err != nil {
+		return nil, fmt.Errorf("cannot read the journal: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
+	defer cancel()
+	var out, errOut limited
+	cmd := exec.CommandContext(ctx, m.opts.Journalctl, "--boot", "--no-pager", "--quiet", "--output=cat", //nolint:gosec // no shell; the unit's name is checked
+		"--lines="+strconv.Itoa(n), "_SYSTEMD_UNIT="+unit, "+", "_PID=1", "UNIT="+unit)
+	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_COLORS=0"} // not ours: it may hold NOTIFY_SOCKET
+	cmd.Stdout, cmd.Stderr = &out, &errOut
+	cmd.WaitDelay = time.Second
+	if err := cmd.Run(); err != nil {
+		if ctx.Err() != nil {
+			err = ctx.Err()
+		}
+		if said := oneLine(errOut.text.String(), 200); said != "" {
+			err = fmt.Errorf("%w: %s", err, said)
+		}
+		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)
+	}
+	var lines []string
+	for line := range strings.Lines(out.text.String()) {
+		if line = oneLine(line, maxJournalLine); line != "" {
+			lines = append(lines, line)
+		}
+	}
+	return lines[max(0, len(lines)-n):], nil
+}
+
+// limited keeps the last maxOutput bytes written to it, or somewhat fewer.
+// (The buffer is not embedded: its ReadFrom would take everything.)
+type limited struct{ text bytes.Buffer }
+
+const maxOutput = 256 << 10
+
+// Write implements io.Writer.
+func (l *limited) Write(p []byte) (int, error) {
+	n := len(p)
+	p = p[max(0, n-maxOutput/2):]
+	if over := l.text.Len() + len(p) - maxOutput; over > 0 {
+		l.text.Next(max(over, min(l.text.Len(), maxOutput/2)))
+	}
+	l.text.Write(p)
+	return n, nil
+}
