@@ -1,0 +1,156 @@
+package kubelet
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// BinaryPaths are the places where packages put the kubelet, in the order in
+// which they are looked at.
+func BinaryPaths() []string {
+	return []string{"/usr/bin/kubelet", "/usr/local/bin/kubelet", "/opt/bin/kubelet"}
+}
+
+// FindBinary returns the configured binary if there is one, else the first of
+// candidates (BinaryPaths) that is a program. Nothing else is tried: PATH is
+// not the same for a service and a person.
+func FindBinary(configured string, candidates []string) (string, error) {
+	if configured != "" {
+		if !filepath.IsAbs(configured) || control(configured) {
+			return "", fault.New(fault.ConfigInvalid, "kubelet.binary %s: must be an absolute path", fault.Quote(configured))
+		}
+		if err := program(configured); err != nil {
+			return "", fault.New(fault.KubeletMissing, "kubelet.binary %s: %w", configured, err).
+				WithHint("Install the kubelet there, or set `kubelet.binary` to where it is.")
+		}
+		return configured, nil
+	}
+	var seen []string
+	for _, path := range candidates {
+		err := program(path)
+		if err == nil {
+			return path, nil
+		}
+		seen = append(seen, fmt.Sprintf("%s: %v", path, err))
+	}
+	return "", fault.New(fault.KubeletMissing, "no kubelet on this machine (%s)", strings.Join(seen, "; "))
+}
+
+func program(path string) error {
+	info, err := os.Stat(path)
+	switch {
+	case err != nil:
+		return errors.New(detail(err))
+	case !info.Mode().IsRegular():
+		return errors.New("is no regular file")
+	case info.Mode().Perm()&0o111 == 0:
+		return errors.New("is not executable")
+	}
+	return nil
+}
+
+// Version is a kubelet's version.
+type Version struct {
+	Major, Minor int
+	Text         string // as in v1.36.3
+}
+
+// OldestMinor is the oldest kubelet 1.x that is supported.
+const OldestMinor = 30
+
+var versionPattern = regexp.MustCompile(`^Kubernetes (v(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})(?:\.[0-9A-Za-z.+-]{1,100})?)\s*$`)
+
+// ParseVersion reads what `kubelet --version` prints.
+func ParseVersion(out string) (Version, error) {
+	m := versionPattern.FindStringSubmatch(out)
+	if m == nil {
+		return Version{}, fmt.Errorf("no version of a kubelet: %s", fault.Quote(out))
+	}
+	major, err := strconv.Atoi(m[2])
+	if err != nil {
+		return Version{}, fmt.Errorf("no version of a kubelet: %w", err)
+	}
+	minor, err := strconv.Atoi(m[3])
+	if err != nil {
+		return Version{}, fmt.Errorf("no version of a kubelet: %w", err)
+	}
+	return Version{Major: major, Minor: minor, Text: m[1]}, nil
+}
+
+// Supported returns a KubeletTooOld fault for a version below the floor.
+func (v Version) Supported() error {
+	if v.Major > 1 || v.Major == 1 && v.Minor >= OldestMinor {
+		return nil
+	}
+	return fault.New(fault.KubeletTooOld, "the kubelet is %s; 1.%d is the oldest supported", v.Text, OldestMinor)
+}
+
+// Run runs a program and returns its standard output. It is a seam for tests.
+type Run func(ctx context.Context, path string, args ...string) ([]byte, error)
+
+// BinaryVersion asks a kubelet for its version. A nil run means RunProgram.
+func BinaryVersion(ctx context.Context, path string, run Run) (Version, error) {
+	if run == nil {
+		run = RunProgram
+	}
+	out, err := run(ctx, path, "--version")
+	if err != nil {
+		if ctx.Err() != nil {
+			return Version{}, fmt.Errorf("cannot run %s --version: %w", path, ctx.Err())
+		}
+		return Version{}, fault.New(fault.KubeletMissing, "cannot run %s --version: %w", path, err).
+			WithHint("Run it by hand; most often the file is damaged, or built for another architecture.")
+	}
+	v, err := ParseVersion(string(out))
+	if err != nil {
+		return Version{}, fault.New(fault.KubeletMissing, "%s is not a kubelet: %w", path, err)
+	}
+	return v, nil
+}
+
+const (
+	programTimeout = 20 * time.Second // a cold disk may have to bring 100 MB
+	programOutput  = 4096
+)
+
+// RunProgram runs a program with an empty environment and bounds its time and
+// its output.
+func RunProgram(ctx context.Context, path string, args ...string) ([]byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, programTimeout)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // the kubelet that the operator installed
+	cmd.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"}
+	cmd.WaitDelay = time.Second
+	out := &bounded{left: programOutput}
+	cmd.Stdout = out
+	if err := cmd.Run(); err != nil {
+		return nil, err
+	}
+	return out.data, nil
+}
+
+// bounded keeps the first bytes and swallows the rest.
+type bounded struct {
+	data []byte
+	left int
+}
+
+var _ io.Writer = (*bounded)(nil)
+
+func (b *bounded) Write(p []byte) (int, error) {
+	n := min(len(p), b.left)
+	b.data = append(b.data, p[:n]...)
+	b.left -= n
+	return len(p), nil
+}
