@@ -27,8 +27,8 @@ const (
 	unauthorizedGap = time.Minute
 )
 
-// register waits until the kubelet is healthy, its Node is in the API and its
-// Lease was renewed by the kubelet that runs now.
+// register waits until the kubelet is healthy and is seen in the API: a Node
+// that it has just made, or the Lease of an older Node, renewed since its start.
 func (a *Agent) register(ctx context.Context, o Observation) error {
 	if !o.Unit.Active {
 		return a.kubeletFailed(ctx, fault.New(fault.KubeletFailed, "%s is %s (%s), systemd restarts it",
@@ -60,14 +60,20 @@ func (a *Agent) awaitHealth(ctx context.Context) error {
 	})
 }
 
-// awaitNode watches our Node until it is there, then its Lease until it is
-// renewed. A node may watch its own Node but only get its own Lease.
+// awaitNode watches our Node until it is there; if it is not a new one, its
+// Lease until it is renewed. A node may watch its Node but only get its Lease.
 func (a *Agent) awaitNode(ctx context.Context) error {
 	node, err := a.firstNode(ctx)
 	if err != nil {
 		return err
 	}
 	started := a.memory.lastUnitStart
+	if a.isNew(node) {
+		// A Node that did not exist before, made in this boot under our name: the
+		// kubelet that runs now has registered it. Its first Lease follows within
+		// ten seconds and would tell nothing more.
+		return a.registered(ctx, node, started)
+	}
 	startedAt := a.deps.Clock.Now().Add(started - a.deps.Clock.Monotonic())
 	err = a.poll(ctx, leaseFirst, leaseMost, registerAtMost, func() (bool, error) {
 		lease, err := a.node.GetLease(ctx, a.cfg.NodeName)
@@ -85,6 +91,18 @@ func (a *Agent) awaitNode(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	return a.registered(ctx, node, started)
+}
+
+// isNew tells a Node that was registered just now from one of an earlier boot
+// or of a predecessor with our name.
+func (a *Agent) isNew(node *corev1.Node) bool {
+	known := a.trust != nil && a.trust.NodeUID == string(node.UID)
+	ours := a.deps.Machine.BootID != "" && node.Status.NodeInfo.BootID == a.deps.Machine.BootID
+	return ours && !known
+}
+
+func (a *Agent) registered(ctx context.Context, node *corev1.Node, started time.Duration) error {
 	a.memory.leaseKnown, a.memory.leaseFor = true, started
 	a.rememberNode(node)
 	a.askRenewal(ctx)

@@ -184,7 +184,7 @@ func (a *Agent) loop(ctx context.Context) error {
 			}
 			var idle bool
 			idle, err = a.step(ctx, phase, obs)
-			if ctx.Err() != nil {
+			if ctx.Err() != nil || err != nil && cutOff(ctx) {
 				return a.ended(ctx)
 			}
 			if err == nil && !idle {
@@ -334,6 +334,19 @@ func (a *Agent) stops(err error) bool {
 	}
 	row, ok := fault.Lookup(fault.ReasonOf(err))
 	return ok && row.Class == fault.Blocked
+}
+
+// cutOff says whether an attempt ended because the deadline of join --timeout
+// did: the network notices some milliseconds before the context does, and that
+// must not hide what earlier attempts have found out.
+func cutOff(ctx context.Context) bool {
+	const near = 100 * time.Millisecond
+	deadline, ok := ctx.Deadline()
+	if !ok || time.Until(deadline) > near {
+		return false
+	}
+	<-ctx.Done()
+	return true
 }
 
 // ended tells a deadline (join --timeout) from a plain stop.

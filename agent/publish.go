@@ -85,11 +85,11 @@ func (a *Agent) emit() {
 	out.Timeline = a.timeline.copy()
 	out.Notes = slices.Clone(a.status.Notes)
 	a.tell(a.deps.Notify.Status(statusLine(out)))
-	if a.deps.OnStatus != nil {
-		a.deps.OnStatus(out)
-	}
 	if err := a.writeStatus(out); err != nil {
 		a.log.WithError(err).Warn("cannot publish the status file")
+	}
+	if a.deps.OnStatus != nil {
+		a.deps.OnStatus(out)
 	}
 }
 
