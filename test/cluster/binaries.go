@@ -1,0 +1,145 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/test/cluster/cache"
+)
+
+// Log gets one line at a time: what is being done and how long it took.
+type Log func(format string, args ...any)
+
+// Printf logs a line, or does nothing when there is no log.
+func (l Log) Printf(format string, args ...any) {
+	if l != nil {
+		l(format, args...)
+	}
+}
+
+var binaries = []string{"etcd", "kube-apiserver", "kube-controller-manager", "kubelet", "kubeadm", "kubectl"}
+
+// Binaries returns the folder of the real components: KUBE_BIN_DIR if it is
+// set, else the cache's. The error says what is missing there; Build makes it.
+func Binaries() (string, error) {
+	dir := os.Getenv("KUBE_BIN_DIR")
+	if dir == "" {
+		parent, err := cache.Dir()
+		if err != nil {
+			return "", err
+		}
+		dir = filepath.Join(parent, "kube")
+	}
+	for _, name := range binaries {
+		info, err := os.Stat(filepath.Join(dir, name))
+		if err != nil {
+			return "", fmt.Errorf("no real control plane: %w", err)
+		}
+		if info.Mode()&0o111 == 0 {
+			return "", fmt.Errorf("no real control plane: %s/%s cannot be executed", dir, name)
+		}
+	}
+	return dir, nil
+}
+
+// Build makes the binaries in the cache, unless KUBE_BIN_DIR names some or they
+// are there and up to date (then it takes a moment). A cold build takes 10 to
+// 20 minutes on two cores; a line is logged every half minute.
+func Build(ctx context.Context, log Log) (string, error) {
+	if os.Getenv("KUBE_BIN_DIR") != "" {
+		return Binaries()
+	}
+	source, err := moduleFolder(ctx)
+	if err != nil {
+		return "", err
+	}
+	err = cache.Lock("kube", func(dir string) error {
+		cmd := exec.CommandContext(ctx, filepath.Join(source, "test/cluster/kube/build.sh"), filepath.Join(dir, "kube"))
+		cmd.Env = append(os.Environ(), "GOFLAGS=") // ours are for the product's module
+		return RunWithProgress(cmd, "building the control plane from source", log)
+	})
+	if err != nil {
+		return "", fmt.Errorf("cannot build the control plane: %w", err)
+	}
+	return Binaries()
+}
+
+// moduleFolder is the top folder of the product's module, asked from go: the
+// build script is in the source tree, wherever this program runs inside it.
+func moduleFolder(ctx context.Context) (string, error) {
+	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
+	if err != nil {
+		return "", fmt.Errorf("cannot ask go for the module: %w", err)
+	}
+	gomod := strings.TrimSpace(string(out))
+	if filepath.Base(gomod) != "go.mod" {
+		return "", errors.New("the control plane can only be built from inside the source tree (or set KUBE_BIN_DIR)")
+	}
+	return filepath.Dir(gomod), nil
+}
+
+// RunWithProgress runs a long command: each line that it prints is logged with
+// the time since the start, and so is every half minute of silence. The command
+// and all its children die with ctx, and with this process.
+func RunWithProgress(cmd *exec.Cmd, what string, log Log) error {
+	var stderr bytes.Buffer
+	began := time.Now()
+	lines := &lineWriter{line: func(line string) { log.Printf("%s: %s (%s)", what, line, time.Since(began).Round(time.Second)) }}
+	cmd.Stdout, cmd.Stderr = lines, &stderr
+	if cmd.SysProcAttr == nil {
+		cmd.SysProcAttr = &syscall.SysProcAttr{}
+	}
+	cmd.SysProcAttr.Setpgid, cmd.SysProcAttr.Pdeathsig = true, syscall.SIGKILL
+	cmd.Cancel = func() error { return syscall.Kill(-cmd.Process.Pid, syscall.SIGKILL) }
+	cmd.WaitDelay = 5 * time.Second
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	done := make(chan error, 1)
+	go func() { done <- cmd.Wait() }()
+	tick := time.NewTicker(30 * time.Second)
+	defer tick.Stop()
+	for {
+		select {
+		case err := <-done:
+			if err != nil {
+				return fmt.Errorf("%w\n%s", err, tail(stderr.Bytes(), 30))
+			}
+			return nil
+		case <-tick.C:
+			log.Printf("%s: still at it (%s)", what, time.Since(began).Round(time.Second))
+		}
+	}
+}
+
+// lineWriter hands on whole lines.
+type lineWriter struct {
+	rest []byte
+	line func(string)
+}
+
+func (w *lineWriter) Write(p []byte) (int, error) {
+	w.rest = append(w.rest, p...)
+	for {
+		i := bytes.IndexByte(w.rest, '\n')
+		if i < 0 {
+			return len(p), nil
+		}
+		w.line(string(w.rest[:i]))
+		w.rest = w.rest[i+1:]
+	}
+}
+
+// tail returns the last n lines.
+func tail(text []byte, n int) string {
+	lines := strings.Split(strings.TrimRight(string(text), "\n"), "\n")
+	return strings.Join(lines[max(0, len(lines)-n):], "\n")
+}

@@ -1,0 +1,151 @@
+//go:build e2e
+
+// Package e2e holds the scenarios on real components: a real control plane
+// (test/cluster) and real machines with systemd (test/machine). Each scenario is
+// one test with a name that is a sentence, bounded by a deadline of its own.
+//
+// It never skips: what is missing on this host is an error in one line, and
+// whoever calls it decides beforehand (machine.Missing). It leaves nothing
+// behind.
+//
+//	go test -tags e2e ./test/e2e: binaries, root folder -> clusters, machines -> scenarios -> seconds
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
+	"github.com/bootstrap-agent/bootstrap-agent/test/machine"
+)
+
+// What all scenarios share.
+var (
+	lab      *machine.Lab
+	kubelet  string // path of the real kubelet
+	clusters = sharedClusters{running: map[cluster.Shape]*cluster.Cluster{}}
+	clock    timings
+)
+
+func TestMain(m *testing.M) {
+	if err := run(m); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func run(m *testing.M) (err error) {
+	// Two hours cover a cold build on a slow host; each scenario has its own, far
+	// shorter deadline. A first Ctrl-C ends a build; later ones are for go test.
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Hour)
+	defer cancel()
+	building, stop := signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := machine.Prepare(building, logf); err != nil {
+		return err
+	}
+	bin, err := cluster.Build(building, logf)
+	if err != nil {
+		return err
+	}
+	kubelet = bin + "/kubelet"
+	if lab, err = machine.Open(building, logf); err != nil {
+		return err
+	}
+	stop()
+	defer func() { err = errors.Join(err, clusters.stop(), lab.Close()) }()
+	if code := m.Run(); code != 0 {
+		err = fmt.Errorf("scenarios failed (%d)", code)
+	}
+	clock.print()
+	return err
+}
+
+func logf(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
+}
+
+// sharedClusters starts one control plane of each shape when the first scenario
+// asks for it; they last until the end.
+type sharedClusters struct {
+	mu      sync.Mutex
+	running map[cluster.Shape]*cluster.Cluster
+}
+
+// sharedCluster returns the control plane that scenarios share which leave it as
+// they found it, but for nodes, tokens and CSRs with names of their own.
+func sharedCluster(t *testing.T, ctx context.Context, shape cluster.Shape) *cluster.Cluster {
+	t.Helper()
+	clusters.mu.Lock()
+	defer clusters.mu.Unlock()
+	c := clusters.running[shape]
+	if c == nil {
+		var err error
+		if c, err = cluster.Start(ctx, cluster.Options{Shape: shape, Address: lab.Address, Log: logf}); err != nil {
+			t.Fatal(err)
+		}
+		clusters.running[shape] = c
+	}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log(c.Logs(15))
+		}
+	})
+	return c
+}
+
+// ownCluster starts a control plane for one scenario, on the lab's address.
+func ownCluster(t *testing.T, opts cluster.Options) *cluster.Cluster {
+	t.Helper()
+	opts.Address, opts.Log = lab.Address, logf
+	return cluster.StartTest(t, opts)
+}
+
+func (s *sharedClusters) stop() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var faults []error
+	for _, c := range s.running {
+		faults = append(faults, c.Stop())
+	}
+	return errors.Join(faults...)
+}
+
+// timings are the seconds of each scenario, for the summary at the end.
+type timings struct {
+	mu   sync.Mutex
+	rows []string
+}
+
+// scenario gives a test its deadline and notes its seconds.
+func scenario(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	ctx, cancel := context.WithTimeoutCause(t.Context(), limit, fmt.Errorf("the scenario's limit of %s is over", limit))
+	began := time.Now()
+	t.Cleanup(func() {
+		cancel()
+		verdict := "ok"
+		if t.Failed() {
+			verdict = "FAILED"
+		}
+		clock.mu.Lock()
+		defer clock.mu.Unlock()
+		clock.rows = append(clock.rows, fmt.Sprintf("%7.1f s  %-6s  %s", time.Since(began).Seconds(), verdict, t.Name()))
+	})
+	return ctx
+}
+
+func (c *timings) print() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, row := range c.rows {
+		fmt.Println(row)
+	}
+}
