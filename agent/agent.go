@@ -74,7 +74,6 @@ type memory struct {
 	eager         time.Duration // pause before the next look at a node that is not Ready yet
 	caOffered     []string
 	caClosed      bool
-	joinedLogged  bool
 	lastUnitStart time.Duration
 }
 
@@ -218,7 +217,8 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 		Registering:           a.register,
 	}
 	if obs.Pair == PairVanishing || phase == Joined || obs.Unit.HeldBack != "" && phase == Registering {
-		return true, a.rest(ctx, phase, obs)
+		a.rest(ctx, phase, obs)
+		return true, nil
 	}
 	if a.cfg.AfterJoin == AfterJoinObserve && !a.manifest.Started.isZero() && phase != Registering {
 		a.publish(phase, obs, nil, "afterJoin is observe: nothing is changed")

@@ -23,7 +23,7 @@ func acquire(paths Paths) (*lock, error) {
 		return nil, err
 	}
 	path := paths.LockFile()
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600) //nolint:gosec // our own state folder
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return nil, fault.New(fault.WriteFailed, "cannot open lock file: %w", err)
 	}
@@ -56,7 +56,7 @@ func holderOf(f *os.File) string {
 
 // isLocked tells whether an agent is at work here, without disturbing it.
 func isLocked(paths Paths) bool {
-	f, err := os.OpenFile(paths.LockFile(), os.O_RDONLY|syscall.O_NOFOLLOW, 0) //nolint:gosec // our own state folder
+	f, err := os.OpenFile(paths.LockFile(), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return false
 	}

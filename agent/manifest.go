@@ -55,8 +55,7 @@ func readManifest(paths Paths) (*manifest, error) {
 }
 
 func (m *manifest) write(paths Paths) error {
-	_, err := writeJSON(paths.ManifestFile(), m)
-	return err
+	return writeJSON(paths.ManifestFile(), m)
 }
 
 // wrote records a file's bytes.

@@ -168,7 +168,7 @@ func (a *Agent) dropIn() string {
 }
 
 func execStart(u systemd.Unit) time.Duration {
-	return time.Duration(u.ExecMainStartMonotonic) * time.Microsecond //nolint:gosec // microseconds since boot fit
+	return time.Duration(u.ExecMainStartMonotonic) * time.Microsecond
 }
 
 // hasNewPair tells whether a signed pair waits in our own folder. One that

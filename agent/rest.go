@@ -15,7 +15,7 @@ import (
 
 // rest is the act of a node at rest: it is looked at, seldom asked about, and
 // left alone.
-func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) error {
+func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	now := a.deps.Clock.Now()
 	if a.node != nil {
 		// The join has just asked everything there is to ask.
@@ -43,7 +43,6 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) error {
 		}
 	}
 	a.publish(phase, o, nil, say)
-	return nil
 }
 
 // scheduleCheck decides when the API is asked again: 15 to 22 minutes, which
@@ -53,7 +52,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) error {
 func (a *Agent) scheduleCheck(now time.Time) {
 	jitter := a.deps.Jitter
 	if jitter == nil {
-		jitter = rand.N[time.Duration] //nolint:gosec // spreads load; nothing secret depends on it
+		jitter = rand.N[time.Duration]
 	}
 	next := apiCheckEvery + jitter(apiCheckEvery/2)
 	switch {

@@ -108,8 +108,7 @@ func (a *Agent) restoreTrust() error {
 }
 
 func (t *Trust) write(paths Paths) error {
-	_, err := writeJSON(paths.TrustFile(), t)
-	return err
+	return writeJSON(paths.TrustFile(), t)
 }
 
 // readJSON returns false for a file that is missing or no JSON of this kind.
@@ -124,10 +123,11 @@ func readJSON(path string, into any) (bool, error) {
 	return json.Unmarshal(data, into) == nil, nil
 }
 
-func writeJSON(path string, value any) (changed bool, err error) {
+func writeJSON(path string, value any) error {
 	data, err := json.MarshalIndent(value, "", "  ")
 	if err != nil {
-		return false, fmt.Errorf("cannot encode %s: %w", path, err)
+		return fmt.Errorf("cannot encode %s: %w", path, err)
 	}
-	return atomicfile.Write(path, append(data, '\n'), 0o600)
+	_, err = atomicfile.Write(path, append(data, '\n'), 0o600)
+	return err
 }

@@ -185,7 +185,7 @@ func (f Files) setAside(path string) (bool, error) {
 
 // WriteCA writes the CA certificates that the kubeconfig refers to.
 func (f Files) WriteCA(caPEM []byte) (changed bool, err error) {
-	if _, err := parseCertificates(caPEM); err != nil {
+	if err := checkCertificates(caPEM); err != nil {
 		return false, fault.New(fault.WriteFailed, "cannot write %s: %w", f.CACert(), err)
 	}
 	if err := f.folders(); err != nil {
@@ -276,26 +276,25 @@ func (f Files) folders() error {
 	return nil
 }
 
-// parseCertificates reads a bundle strictly: PEM blocks of certificates only,
+// checkCertificates reads a bundle strictly: PEM blocks of certificates only,
 // at least one.
-func parseCertificates(data []byte) ([]*x509.Certificate, error) {
-	var certs []*x509.Certificate
+func checkCertificates(data []byte) error {
+	n := 0
 	for rest := data; ; {
 		var block *pem.Block
 		if block, rest = pem.Decode(rest); block == nil {
 			break
 		}
 		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("a PEM block of type %s where only certificates belong", fault.Quote(block.Type))
+			return fmt.Errorf("a PEM block of type %s where only certificates belong", fault.Quote(block.Type))
 		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d does not parse: %w", len(certs)+1, err)
+		n++
+		if _, err := x509.ParseCertificate(block.Bytes); err != nil {
+			return fmt.Errorf("certificate %d does not parse: %w", n, err)
 		}
-		certs = append(certs, cert)
 	}
-	if len(certs) == 0 {
-		return nil, errors.New("no certificate in PEM")
+	if n == 0 {
+		return errors.New("no certificate in PEM")
 	}
-	return certs, nil
+	return nil
 }

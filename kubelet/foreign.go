@@ -130,11 +130,11 @@ func kubeconfigOfOthers(path string) (string, error) {
 		return "", err
 	}
 	k, err := ParseKubeconfig(data)
-	switch {
-	case k.Credential != "":
+	if k.Credential != "" {
 		return "a kubeconfig with a client credential: " + k.Credential, nil
-	case err != nil:
-		return "not understood, so it may hold a client credential: it " + err.Error(), nil
+	}
+	if err != nil {
+		return "not understood, so it may hold a client credential: it " + err.Error(), nil //nolint:nilerr // that it cannot be understood is the finding
 	}
 	return "", nil
 }

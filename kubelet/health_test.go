@@ -75,7 +75,9 @@ func TestHealthCheck(t *testing.T) {
 	}{
 		"ok":        {func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "ok") }, ""},
 		"unhealthy": {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "[-]syncloop failed\nmore", 500) }, `500: "[-]syncloop failed\nmore\n"`},
-		"redirect":  {func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, "http://192.0.2.1/", 302) }, "302"},
+		"redirect": {func(w http.ResponseWriter, r *http.Request) {
+			http.Redirect(w, r, "http://192.0.2.1/", http.StatusFound)
+		}, "302"},
 		"flood": {func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(500)
 			_, _ = io.WriteString(w, strings.Repeat("x", 1<<20))

@@ -67,7 +67,7 @@ func (f Files) Observe(nodeName string) (Observed, error) {
 	var err error
 	o.Pair, err = f.observePair(nodeName, o.Hashes)
 	note(err)
-	o.CA, err = look(f.CACert(), o.Hashes, func(data []byte) error { _, err := parseCertificates(data); return err })
+	o.CA, err = look(f.CACert(), o.Hashes, checkCertificates)
 	note(err)
 	o.Config, err = look(f.ConfigFile(), o.Hashes, func(data []byte) error { _, err := parseDocument(data); return err })
 	note(err)

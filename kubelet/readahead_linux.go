@@ -17,7 +17,7 @@ const readaheadStep = 4 << 20
 // anyway. It copies nothing and returns how many bytes were asked for. Its
 // error is for a debug line: nothing depends on it.
 func Readahead(ctx context.Context, path string) (int64, error) {
-	f, err := os.Open(path) //nolint:gosec // the kubelet that the operator installed
+	f, err := os.Open(path)
 	if err != nil {
 		return 0, fmt.Errorf("cannot read ahead: %w", err)
 	}

@@ -184,7 +184,7 @@ func replace(path string, fill func(tmp string) error) error {
 }
 
 func writeTemp(tmp string, data []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600) //nolint:gosec // the caller's own path
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}
@@ -202,7 +202,7 @@ func writeTemp(tmp string, data []byte, mode fs.FileMode) error {
 }
 
 func syncDir(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // the caller's own path
+	d, err := os.Open(dir)
 	if err != nil {
 		return failed(dir, err)
 	}

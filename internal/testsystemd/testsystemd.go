@@ -174,19 +174,21 @@ func (m *Manager) run(ctx context.Context, name, op string) (systemd.Unit, error
 	}
 	// The time stamps come first: what OnStart registers is younger than them.
 	m.mu.Lock()
-	stamp := uint64(m.now() / time.Microsecond) //nolint:gosec // never negative
+	stamp := uint64(m.now() / time.Microsecond)
 	u := &m.unit
 	u.ExecMainStartMonotonic, u.ConditionResult = stamp, true
 	m.mu.Unlock()
 	if m.OnStart != nil {
 		if err := m.OnStart(argv); err != nil {
-			m.Change(func(u *systemd.Unit) { u.ActiveState, u.SubState, u.MainPID, u.Result = "failed", "failed", 0, "exit-code" })
+			m.Change(func(u *systemd.Unit) {
+				u.ActiveState, u.SubState, u.MainPID, u.Result = "failed", "failed", 0, "exit-code"
+			})
 			return systemd.Unit{}, &systemd.JobError{Unit: name, Op: systemd.Op(op), Result: "failed"}
 		}
 	}
 	m.Change(func(u *systemd.Unit) {
 		u.ActiveState, u.SubState, u.Result = "active", "running", "success"
-		u.MainPID = uint32(os.Getpid()) //nolint:gosec // some number; nothing is signalled
+		u.MainPID = uint32(os.Getpid())
 		u.ActiveEnterMonotonic = stamp
 	})
 	return m.Unit(ctx, name)
