@@ -72,7 +72,7 @@ var table = []Entry{
 		"Look at the API server (and etcd behind it); the agent keeps asking with growing pauses."},
 	{ClusterInfoMissing, Slow, ExitRefused,
 		"The API server has no ConfigMap kube-public/cluster-info.",
-		"Create it: `kubeadm init phase bootstrap-token`, or by hand as docs/cluster.md shows."},
+		"Create it: `kubeadm init phase bootstrap-token`, or by hand with the manifests in /usr/share/doc/bootstrap-agent/examples/cluster."},
 	{ClusterInfoForbidden, Slow, ExitRefused,
 		"The API server does not let an anonymous client read kube-public/cluster-info.",
 		"Allow it (Role and RoleBinding for system:anonymous on that one ConfigMap), or check that --anonymous-auth has not been turned off for this path."},

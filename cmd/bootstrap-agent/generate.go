@@ -1,0 +1,337 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+)
+
+//go:generate go run . generate config-example --to ../../packaging/config.example.yaml
+//go:generate go run . generate splice --to ../../docs/operations.md
+
+// artefacts are what comes from the two tables (keys and reasons) and from the
+// commands.
+func artefacts() map[string]func(root *cobra.Command) string {
+	return map[string]func(root *cobra.Command) string{
+		"config-example": func(*cobra.Command) string { return exampleConfig() },
+		"keys-md":        func(*cobra.Command) string { return keysMarkdown() },
+		"kubelet-md":     func(*cobra.Command) string { return kubeletMarkdown() },
+		"reasons-md":     func(*cobra.Command) string { return reasonsMarkdown() },
+		"commands-md":    commandsMarkdown,
+		"man":            manPage,
+		"catalog":        func(*cobra.Command) string { return catalog() },
+	}
+}
+
+// generateCommand writes the generated artefacts. `make generate` calls it; it
+// is hidden, because nobody else has to.
+func (a *app) generateCommand() *cobra.Command {
+	var to string
+	cmd := &cobra.Command{
+		Use:    "generate config-example|man|reasons-md|keys-md|kubelet-md|commands-md|catalog|splice [--to FILE]",
+		Short:  "Write a generated artefact",
+		Hidden: true,
+		Args:   oneArg("config-example, man, reasons-md, keys-md, kubelet-md, commands-md, catalog or splice"),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if args[0] == "splice" {
+				return a.splice(cmd.Root(), to)
+			}
+			render, ok := artefacts()[args[0]]
+			if !ok {
+				return usage("there is no such artefact")
+			}
+			if to == "" {
+				return a.print(render(cmd.Root()))
+			}
+			_, err := atomicfile.Write(to, []byte(render(cmd.Root())), 0o644)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&to, "to", "", "write to this file instead of stdout")
+	return cmd
+}
+
+// splice renews the generated parts of a page: what stands between the lines
+// <!-- generated: NAME --> and <!-- end of NAME -->.
+func (a *app) splice(root *cobra.Command, path string) error {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("cannot renew: %w", err)
+	}
+	text, err := spliced(root, path, string(data))
+	if err != nil {
+		return err
+	}
+	_, err = atomicfile.Write(path, []byte(text), 0o644)
+	return err
+}
+
+func spliced(root *cobra.Command, path, text string) (string, error) {
+	for name, render := range artefacts() {
+		begin, end := "<!-- generated: "+name+" -->\n", "<!-- end of "+name+" -->"
+		head, rest, found := strings.Cut(text, begin)
+		if !found {
+			continue
+		}
+		_, tail, found := strings.Cut(rest, end)
+		if !found {
+			return "", fmt.Errorf("cannot renew %s: %q has no end", path, begin)
+		}
+		text = head + begin + "\n" + render(root) + "\n" + end + tail
+	}
+	return text, nil
+}
+
+// exampleConfig is a config file with every key commented out, its default (or
+// an example where the default is empty) and its doc.
+func exampleConfig() string {
+	var b strings.Builder
+	b.WriteString(`# The configuration of bootstrap-agent: /etc/bootstrap-agent/config.yaml
+#
+# Every key, with its default. Most machines need only endpoints and
+# caCertHashes, and a token file beside this one; "bootstrap-agent configure"
+# writes both from the line that "kubeadm token create --print-join-command"
+# prints. Check a change with "bootstrap-agent check --config".
+#
+# Flags go before variables (BOOTSTRAP_AGENT_NODE_NAME for nodeName), variables
+# before this file. Unknown keys are errors.
+`)
+	section := ""
+	for _, k := range keys() {
+		in, leaf := k.split()
+		indent := ""
+		if in != "" {
+			indent = "  "
+			if in != section {
+				b.WriteString("\n#" + in + ":\n")
+			}
+		}
+		section = in
+		b.WriteByte('\n')
+		for _, line := range fold(k.doc, 76-len(indent)) {
+			b.WriteString(indent + "# " + line + "\n")
+		}
+		if k.kind == kindEnum && len(k.enum) > 1 {
+			b.WriteString(indent + "# One of: " + words(k.enum) + ".\n")
+		}
+		if k.example != "" {
+			b.WriteString(indent + "# For example: " + leaf + ": " + k.example + "\n")
+		}
+		if k.name == "apiVersion" {
+			b.WriteString("apiVersion: " + apiVersion + "\n")
+			continue
+		}
+		b.WriteString(indent + "#" + leaf + ": " + yamlDefault(k) + "\n")
+	}
+	return b.String()
+}
+
+// yamlDefault is a key's default as it stands in a file.
+func yamlDefault(k key) string {
+	switch v := k.def.(type) {
+	case bool:
+		return fmt.Sprint(v)
+	case string:
+		if v == "" {
+			return `""`
+		}
+		return v
+	}
+	return "[]"
+}
+
+func fold(text string, width int) []string {
+	var lines []string
+	line := ""
+	for _, word := range strings.Fields(text) {
+		if line != "" && len(line)+1+len(word) > width {
+			lines = append(lines, line)
+			line = ""
+		}
+		if line != "" {
+			line += " "
+		}
+		line += word
+	}
+	return append(lines, line)
+}
+
+func keysMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| key | kind | default | flag | variable | meaning |\n|---|---|---|---|---|---|\n")
+	for _, k := range keys() {
+		kind := string(k.kind)
+		if k.kind == kindEnum {
+			kind = "one of: `" + strings.ReplaceAll(words(k.enum), ", ", "`, `") + "`"
+		}
+		fmt.Fprintf(&b, "| `%s` | %s | `%s` | %s | %s | %s |\n", k.name, kind, yamlDefault(k), code("--", k.flag), code("", k.env()), cell(k.doc))
+	}
+	return b.String()
+}
+
+func reasonsMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| reason | class | exit code | meaning | what to do |\n|---|---|---|---|---|\n")
+	for _, e := range fault.All() {
+		fmt.Fprintf(&b, "| `%s` | %s | %d | %s | %s |\n", e.Reason, e.Class, e.Exit, cell(e.Meaning), cell(e.Remedy))
+	}
+	return b.String()
+}
+
+// kubeletMarkdown lists the kubelet's settings where nobody else decides them.
+func kubeletMarkdown() string {
+	var b strings.Builder
+	b.WriteString("| key | value | why |\n|---|---|---|\n")
+	for _, d := range kubelet.BuiltInDefaults() {
+		fmt.Fprintf(&b, "| `%s` | %s | %s |\n", d.Key, cell(d.Value), cell(d.Reason))
+	}
+	return b.String()
+}
+
+func commandsMarkdown(root *cobra.Command) string {
+	var b strings.Builder
+	b.WriteString("| command | does |\n|---|---|\n")
+	for _, c := range leaves(root) {
+		fmt.Fprintf(&b, "| `%s` | %s |\n", strings.TrimPrefix(cell(c.UseLine()), "bootstrap-agent "), cell(c.Short))
+	}
+	return b.String()
+}
+
+// leaves are the commands that a person calls, in the order of the help.
+func leaves(c *cobra.Command) []*cobra.Command {
+	var out []*cobra.Command
+	for _, sub := range c.Commands() {
+		switch {
+		case sub.Hidden || sub.Name() == "help":
+		case sub.HasSubCommands():
+			out = append(out, leaves(sub)...)
+		default:
+			out = append(out, sub)
+		}
+	}
+	return out
+}
+
+func code(prefix, text string) string {
+	if text == "" {
+		return ""
+	}
+	return "`" + prefix + text + "`"
+}
+
+func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }
+
+// manPage is bootstrap-agent(8).
+func manPage(root *cobra.Command) string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	line(`.TH BOOTSTRAP\-AGENT 8 "" "bootstrap-agent" "System Administration"`)
+	line(".SH NAME\nbootstrap\\-agent \\- make this machine a Kubernetes node, and keep it one")
+	line(".SH SYNOPSIS\n.B bootstrap\\-agent\n.I command\n[flags]")
+	line(".SH DESCRIPTION")
+	for _, paragraph := range strings.Split(root.Long, "\n\n") {
+		line(".PP\n.nf\n%s\n.fi", roff(paragraph))
+	}
+	line(".SH COMMANDS")
+	for _, c := range leaves(root) {
+		line(".SS %s", roff(strings.TrimPrefix(c.UseLine(), "bootstrap-agent ")))
+		text := c.Long
+		if text == "" {
+			text = c.Short + "."
+		}
+		for _, paragraph := range strings.Split(text, "\n\n") {
+			if strings.HasPrefix(paragraph, "  ") {
+				line(".PP\n.nf\n%s\n.fi", roff(paragraph))
+				continue
+			}
+			line(".PP\n%s", roff(paragraph))
+		}
+		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
+			if f.Hidden || f.Name == "help" || isKeyFlag(f.Name) {
+				return
+			}
+			line(".TP\n.B %s\n%s", roff("--"+f.Name), roff(f.Usage))
+		})
+	}
+	line(".SH CONFIGURATION\n%s", roff("The file "+defaultConfigFile+" is YAML. Flags go before environment variables, variables before the file. Lists are given as flags by repeating the flag, as variables with commas (kubelet.extraArgs: blanks) between the elements."))
+	for _, k := range keys() {
+		head := k.name
+		if k.flag != "" {
+			head += "  --" + k.flag
+		}
+		if k.env() != "" {
+			head += "  " + k.env()
+		}
+		text := k.doc
+		if k.kind == kindEnum && len(k.enum) > 1 {
+			text += " One of: " + words(k.enum) + "."
+		}
+		line(".TP\n.B %s\n%s Default: %s", roff(head), roff(text), roff(yamlDefault(k)))
+	}
+	line(".SH REASONS")
+	for _, e := range fault.All() {
+		line(".TP\n.B %s\n%s (%s, exit code %d) %s", roff(string(e.Reason)), roff(e.Meaning), e.Class, e.Exit, roff(e.Remedy))
+	}
+	line(".SH EXIT STATUS\n0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine cannot serve, 73 locked, 75 temporary or timed out, 77 refused by the cluster, 78 configuration.")
+	line(".SH FILES")
+	for _, f := range [][2]string{
+		{defaultConfigFile, "The configuration (0600)."},
+		{defaultTokenFile, "The bootstrap token (0600)."},
+		{"/var/lib/bootstrap-agent/", "Private state: lock, pending key, trust record, manifest."},
+		{"/run/bootstrap-agent/status.json", "What status shows."},
+		{"/var/lib/kubelet/", "The kubelet's certificate, kubeconfig and configuration."},
+	} {
+		line(".TP\n.I %s\n%s", roff(f[0]), roff(f[1]))
+	}
+	line(".SH SEE ALSO\n.BR systemctl (1),\n.BR journalctl (1)")
+	return b.String()
+}
+
+func isKeyFlag(name string) bool {
+	for _, k := range keys() {
+		if k.flag == name {
+			return true
+		}
+	}
+	return false
+}
+
+// roff escapes text for a man page: backslashes, hyphens that are to be typed,
+// and lines that would be commands.
+func roff(text string) string {
+	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
+	lines := strings.Split(text, "\n")
+	for i, l := range lines {
+		if strings.HasPrefix(l, ".") || strings.HasPrefix(l, "'") {
+			lines[i] = `\&` + l
+		}
+	}
+	return strings.Join(lines, "\n")
+}
+
+// catalog is the message catalog for `journalctl -x`: one entry a reason.
+func catalog() string {
+	var b strings.Builder
+	b.WriteString("# Message catalog of bootstrap-agent: what journalctl -x shows below an entry.\n")
+	for _, e := range fault.All() {
+		fmt.Fprintf(&b, "\n-- %s\nSubject: %s\nDefined-By: bootstrap-agent\nSupport: https://github.com/bootstrap-agent/bootstrap-agent\nDocumentation: man:bootstrap-agent(8)\n\n%s\n\n%s\n",
+			messageID(e.Reason), e.Reason, e.Meaning, e.Remedy)
+	}
+	return b.String()
+}
+
+// messageID is the 128-bit id of a reason's journal entries, the same in every
+// release because it comes from the name.
+func messageID(r fault.Reason) string {
+	sum := sha256.Sum256([]byte("bootstrap-agent reason " + string(r)))
+	return hex.EncodeToString(sum[:16])
+}

@@ -1,0 +1,278 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"path"
+	"strings"
+	"unicode/utf8"
+)
+
+// joinLine is what a `kubeadm join` line says.
+type joinLine struct {
+	endpoint  string
+	token     string
+	pins      []string
+	unsafe    bool
+	nodeName  string
+	criSocket string
+	ignored   []string // flags that mean nothing here
+}
+
+// parseJoinLine reads the line that `kubeadm token create --print-join-command`
+// prints, as it is or as it was copied: with a prompt or sudo before it, over
+// several lines, with quotes. Errors never repeat a value: one of them is the
+// token.
+func parseJoinLine(text string) (joinLine, error) {
+	commands, err := shellCommands(text)
+	if err != nil {
+		return joinLine{}, err
+	}
+	var found [][]string
+	for _, words := range commands {
+		args, ok := kubeadmJoin(words)
+		switch {
+		case ok:
+			found = append(found, args)
+		case len(found) > 0 && strings.HasPrefix(words[0], "--"):
+			// Copied without the backslash at the end of the line before.
+			found[len(found)-1] = append(found[len(found)-1], words...)
+		case isKlog(words[0]), strings.HasPrefix(words[0], "#"):
+		default:
+			return joinLine{}, errors.New("there is a line that is no `kubeadm join` line; give just the one that `kubeadm token create --print-join-command` prints")
+		}
+	}
+	switch len(found) {
+	case 0:
+		return joinLine{}, errors.New("there is no `kubeadm join` line in it")
+	case 1:
+		return joinFlags(found[0])
+	}
+	return joinLine{}, fmt.Errorf("there are %d `kubeadm join` lines in it; give one", len(found))
+}
+
+// kubeadmJoin returns what follows `kubeadm join`, after a prompt and sudo.
+func kubeadmJoin(words []string) ([]string, bool) {
+	for i := min(len(words), 5) - 1; i >= 0; i-- {
+		if strings.HasSuffix(words[i], "$") || strings.HasSuffix(words[i], "#") || strings.HasSuffix(words[i], ">") {
+			words = words[i+1:] // what stands before was a prompt
+			break
+		}
+	}
+	if len(words) > 0 && path.Base(words[0]) == "sudo" {
+		words = words[1:]
+		for len(words) > 0 && strings.HasPrefix(words[0], "-") {
+			words = words[1:]
+		}
+	}
+	if len(words) >= 2 && path.Base(words[0]) == "kubeadm" && words[1] == "join" {
+		return words[2:], true
+	}
+	return nil, false
+}
+
+// isKlog tells kubeadm's own warnings, which end up here with 2>&1.
+func isKlog(word string) bool {
+	return len(word) == 5 && strings.ContainsRune("IWEF", rune(word[0])) && strings.Trim(word[1:], "0123456789") == ""
+}
+
+// joinFlags reads the words after `kubeadm join`.
+func joinFlags(words []string) (joinLine, error) {
+	var out joinLine
+	var tokens, addresses []string
+	for len(words) > 0 {
+		word := words[0]
+		words = words[1:]
+		if !strings.HasPrefix(word, "-") || word == "-" {
+			addresses = append(addresses, word)
+			continue
+		}
+		name, value, given := strings.Cut(word, "=")
+		next := func() error {
+			if given {
+				return nil
+			}
+			if len(words) == 0 || strings.HasPrefix(words[0], "--") {
+				return fmt.Errorf("%s has no value", name)
+			}
+			value, words = words[0], words[1:]
+			return nil
+		}
+		var err error
+		switch name {
+		case "--token", "--discovery-token", "--tls-bootstrap-token":
+			if err = next(); err == nil {
+				tokens = append(tokens, value)
+			}
+		case "--discovery-token-ca-cert-hash":
+			if err = next(); err == nil {
+				out.pins = append(out.pins, strings.Split(value, ",")...)
+			}
+		case "--discovery-token-unsafe-skip-ca-verification":
+			out.unsafe = !given || value == "true"
+			if given && value != "true" && value != "false" {
+				err = fmt.Errorf("%s must be true or false", name)
+			}
+		case "--node-name":
+			if err = next(); err == nil {
+				out.nodeName = value
+			}
+		case "--cri-socket":
+			if err = next(); err == nil {
+				out.criSocket = value
+				if strings.HasPrefix(value, "/") {
+					out.criSocket = "unix://" + value
+				}
+			}
+		case "--ignore-preflight-errors", "--v", "-v":
+			err = next()
+			out.ignored = append(out.ignored, name)
+		case "--control-plane", "--experimental-control-plane", "--certificate-key", "--apiserver-advertise-address", "--apiserver-bind-port":
+			return joinLine{}, fmt.Errorf("%s: this is a line for a control-plane node; this agent joins workers. Use the line without it, from: kubeadm token create --print-join-command", name)
+		case "--discovery-file", "--config", "--patches", "--skip-phases", "--dry-run":
+			return joinLine{}, fmt.Errorf("%s: has no counterpart here; use the plain line from: kubeadm token create --print-join-command", name)
+		default:
+			if !showable(strings.TrimLeft(name, "-")) {
+				name = "a flag"
+			}
+			return joinLine{}, fmt.Errorf("%s is no flag of `kubeadm join` that is known here", name)
+		}
+		if err != nil {
+			return joinLine{}, err
+		}
+	}
+	switch len(addresses) {
+	case 0:
+		return joinLine{}, errors.New("the line names no API server (HOST:PORT after `kubeadm join`)")
+	case 1:
+		out.endpoint = addresses[0]
+	default:
+		return joinLine{}, fmt.Errorf("the line has %d words that are no flag; one is wanted, HOST:PORT", len(addresses))
+	}
+	for _, t := range tokens {
+		if t != tokens[0] {
+			return joinLine{}, errors.New("the line has two different tokens; one is wanted")
+		}
+		out.token = t
+	}
+	if out.token == "" {
+		return joinLine{}, errors.New("the line has no --token")
+	}
+	return out, nil
+}
+
+// shellCommands splits text into commands and words as a shell does, but only
+// plain ones: what a shell would expand, chain or redirect is refused.
+func shellCommands(text string) ([][]string, error) {
+	text = strings.TrimPrefix(text, "\ufeff")
+	text = strings.ReplaceAll(text, "\r\n", "\n")
+	if !utf8.ValidString(text) {
+		return nil, errors.New("is not UTF-8 text")
+	}
+	var (
+		commands [][]string
+		words    []string
+		word     strings.Builder
+		inWord   bool
+	)
+	endWord := func() {
+		if inWord {
+			words = append(words, word.String())
+			word.Reset()
+			inWord = false
+		}
+	}
+	endCommand := func() {
+		endWord()
+		if len(words) > 0 {
+			commands = append(commands, words)
+			words = nil
+		}
+	}
+	runes := []rune(text)
+	for i := 0; i < len(runes); i++ {
+		switch r := runes[i]; {
+		case r == '\n':
+			endCommand()
+		case r == ' ' || r == '\t' || r == 0xa0: // a no-break space comes from web pages
+			endWord()
+		case r == '\\':
+			i++
+			if i == len(runes) {
+				return nil, errors.New("ends with a backslash: the line is not whole")
+			}
+			if runes[i] == ' ' && restIsBlank(runes[i:]) {
+				// A blank after the backslash is how copied lines break.
+				for i < len(runes) && runes[i] != '\n' {
+					i++
+				}
+				endWord()
+				continue
+			}
+			if runes[i] == '\n' {
+				continue // the line goes on
+			}
+			word.WriteRune(runes[i])
+			inWord = true
+		case r == '\'' || r == '"':
+			end, inner, err := quoted(runes, i)
+			if err != nil {
+				return nil, err
+			}
+			word.WriteString(inner)
+			inWord = true
+			i = end
+		case r == '#' && !inWord && len(words) > 0:
+			for i+1 < len(runes) && runes[i+1] != '\n' {
+				i++
+			}
+		case strings.ContainsRune(";|&<>()`", r) && !(r == '>' && !inWord && len(words) == 0):
+			return nil, fmt.Errorf("holds a %q; one plain command is wanted", r)
+		case r == '$' && i+1 < len(runes) && runes[i+1] != ' ':
+			return nil, errors.New("holds a shell variable; one plain command is wanted")
+		case r < ' ' || r == 0x7f:
+			return nil, errors.New("holds a control character")
+		default:
+			word.WriteRune(r)
+			inWord = true
+		}
+	}
+	endCommand()
+	return commands, nil
+}
+
+// restIsBlank says whether only blanks follow on this line.
+func restIsBlank(runes []rune) bool {
+	for _, r := range runes {
+		if r == '\n' {
+			return true
+		}
+		if r != ' ' && r != '\t' {
+			return false
+		}
+	}
+	return false
+}
+
+// quoted reads a quoted piece that begins at i and returns where it ends.
+func quoted(runes []rune, i int) (end int, inner string, err error) {
+	var b strings.Builder
+	quote := runes[i]
+	for i++; i < len(runes); i++ {
+		r := runes[i]
+		switch {
+		case r == quote:
+			return i, b.String(), nil
+		case quote == '"' && r == '\\' && i+1 < len(runes) && strings.ContainsRune("\"\\$`\n", runes[i+1]):
+			i++
+			if runes[i] != '\n' {
+				b.WriteRune(runes[i])
+			}
+		case quote == '"' && (r == '$' || r == '`'):
+			return 0, "", errors.New("holds a shell variable; one plain command is wanted")
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return 0, "", errors.New("holds a quote that is not closed")
+}

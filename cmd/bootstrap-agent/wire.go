@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"net/url"
+	"sync/atomic"
+
+	"github.com/sirupsen/logrus"
+
+	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/discovery"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
+)
+
+// wiring is the real rooms put together for one run of the agent.
+type wiring struct {
+	deps  agent.Deps
+	units *systemd.Manager
+	proxy atomic.Pointer[proxyFunc] // of the config in use
+}
+
+type proxyFunc func(*url.URL) (*url.URL, error)
+
+// wire connects the rooms. Nothing is dialled yet.
+func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
+	w := &wiring{units: systemd.NewManager(systemd.Options{Log: log})}
+	w.use(cfg)
+	notify, err := systemd.NotifierFromEnv()
+	if err != nil {
+		log.WithError(err).Warn("the watchdog is not fed")
+	}
+	w.deps = agent.Deps{
+		Discoverer: &discovery.Discoverer{Log: log, UserAgent: userAgent()},
+		Connect:    w.connect,
+		Units:      w.units,
+		Notify:     notify,
+		Health: func(ctx context.Context, url string) error {
+			return kubelet.NewHealth(url).Check(ctx)
+		},
+		Host: agent.Host{
+			Host:     kubelet.Host{},
+			Binaries: kubelet.BinaryPaths(),
+			Runtimes: kubelet.Runtimes(),
+		},
+		Machine: agent.ReadMachine("/"),
+		Clock:   agent.SystemClock{},
+		Log:     log,
+		Version: buildInfo().Version,
+	}
+	if a.adapt != nil {
+		a.adapt(&w.deps)
+	}
+	return w
+}
+
+// use takes what the rooms themselves need from a config that was read anew.
+func (w *wiring) use(cfg agent.Config) {
+	proxy := proxyFunc(cfg.Proxy)
+	w.proxy.Store(&proxy)
+}
+
+func (w *wiring) close() { w.units.Close() }
+
+// connect makes a client of one identity with a transport of its own.
+func (w *wiring) connect(who agent.Identity) (agent.API, error) {
+	options := apiclient.Options{
+		Server: who.Server, CA: who.CA, Bearer: who.Bearer,
+		CertPEM: who.Pair, KeyPEM: who.Pair, UserAgent: userAgent(),
+	}
+	if proxy := *w.proxy.Load(); proxy != nil {
+		options.Proxy = func(r *http.Request) (*url.URL, error) { return proxy(r.URL) }
+	}
+	return apiclient.New(options)
+}
+
+// logFormatter chooses how a log line looks: under the journal with a priority
+// and without a time, which the journal knows itself.
+func (a *app) logFormatter(format string) logrus.Formatter {
+	journal := systemd.StderrIsJournal()
+	var next logrus.Formatter
+	if format == "json" {
+		next = &logrus.JSONFormatter{DisableTimestamp: journal}
+	}
+	switch {
+	case journal:
+		return &systemd.JournalFormatter{Next: next}
+	case next != nil:
+		return next
+	}
+	_, tty := terminal(a.stderr)
+	return &logrus.TextFormatter{FullTimestamp: true, DisableColors: !tty || a.getenv("NO_COLOR") != ""}
+}
