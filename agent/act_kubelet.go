@@ -239,35 +239,13 @@ func (a *Agent) writeFiles(config []byte) error {
 // start writes the unit, has systemd read it, and starts the kubelet, or
 // restarts one that is older than its inputs.
 func (a *Agent) start(ctx context.Context, o Observation) error {
-	binary, err := a.binary()
-	if err != nil {
-		return err
-	}
-	err = a.stepped(StepUnit, func() (string, error) {
-		existing, err := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
-		if err != nil {
-			return "", err
-		}
-		rendered, err := systemd.Render(a.service(ctx, binary, existing.Owner == systemd.OwnerAlien))
-		if err != nil {
-			return "", err
-		}
-		changed, err := a.deps.Units.Install(ctx, a.cfg.Paths.Units, rendered, true)
-		if err != nil {
-			return "", err
-		}
-		if !changed {
-			return "unchanged", nil
-		}
-		return "", nil
-	})
-	if err != nil {
+	if err := a.stepped(StepUnit, func() (string, error) { return a.installUnit(ctx) }); err != nil {
 		return fmt.Errorf("cannot install %s: %w", UnitName, err)
 	}
 	if err := a.recordUnit(); err != nil {
 		return err
 	}
-	err = a.stepped(StepStart, func() (string, error) {
+	err := a.stepped(StepStart, func() (string, error) {
 		if o.Unit.Older {
 			a.logKubelet().Info("kubelet restarts: its inputs changed")
 			_, err := a.deps.Units.Restart(ctx, UnitName)
@@ -281,48 +259,6 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 	}
 	a.logKubelet().Info("kubelet started")
 	return nil
-}
-
-// service is what kubelet.service has to be.
-func (a *Agent) service(ctx context.Context, binary string, alien bool) systemd.KubeletService {
-	after := []string{}
-	if runtime, err := a.runtime(ctx); err == nil && runtime.Unit != "" {
-		after = append(after, runtime.Unit)
-	}
-	configDir := a.cfg.Kubelet.ConfigDir
-	if configDir != "" {
-		if info, err := os.Stat(configDir); err != nil || !info.IsDir() {
-			a.log.WithField("path", configDir).Warn("kubelet.configDir is no folder, it is not passed on: the kubelet would exit")
-			configDir = ""
-		}
-	}
-	service := systemd.KubeletService{
-		Binary: binary, Args: a.arguments(configDir), After: after,
-		Condition: a.files.Kubeconfig(), Alien: alien,
-	}
-	if len(a.cfg.ProxyEnvironment) > 0 {
-		service.EnvironmentFiles = []string{a.files.EnvironmentFile()}
-	}
-	return service
-}
-
-func (a *Agent) arguments(configDir string) []string {
-	return kubelet.Arguments(kubelet.Spec{
-		Layout: a.files.Layout, NodeName: a.cfg.NodeName, ConfigDir: configDir,
-		Labels: a.cfg.NodeLabels, NodeIP: a.cfg.NodeIP, Extra: a.cfg.Kubelet.ExtraArgs,
-	})
-}
-
-// recordUnit remembers the unit files as they now are, and that the kubelet is
-// started by the agent: from now on a stopped one was stopped by a person.
-func (a *Agent) recordUnit() error {
-	for _, path := range []string{filepath.Join(a.cfg.Paths.Units, UnitName), a.dropIn()} {
-		if data, err := readSmall(path); err == nil && systemd.Ours(data) {
-			a.manifest.wrote(path, data)
-		}
-	}
-	a.manifest.Started = a.now()
-	return a.manifest.write(a.cfg.Paths)
 }
 
 // kubeletFailed adds the kubelet's own last lines to what systemd said.

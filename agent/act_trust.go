@@ -91,6 +91,7 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 		return fmt.Errorf("cannot request a certificate: %w", err)
 	}
 	defer api.Close()
+	a.prepareUnit(ctx)
 	var credentials *csr.Credentials
 	a.status.CSR = nil
 	waiting := false

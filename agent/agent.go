@@ -13,6 +13,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
 // UnitName is the kubelet's unit.
@@ -48,7 +49,8 @@ type Agent struct {
 	distrusted   bool // the record in memory has proven wrong: discover anew
 	manifest     *manifest
 	wallet       wallet
-	node         API // with the node's own pair; open during the join only
+	node         API          // with the node's own pair; open during the join only
+	prepared     *preparation // of kubelet.service, while the approval is awaited
 	readingAhead bool
 	retry        backoff
 	retryPhase   Phase
@@ -75,6 +77,7 @@ type memory struct {
 	caOffered     []string
 	caClosed      bool
 	lastUnitStart time.Duration
+	unit          systemd.Unit // as last seen
 }
 
 type reload struct {
@@ -137,6 +140,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = a.loop(ctx)
 	a.tell(a.deps.Notify.Stopping())
 	a.closeNode()
+	a.prepared.abandon()
 	return err
 }
 

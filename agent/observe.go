@@ -2,9 +2,7 @@ package agent
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"io/fs"
 	"path/filepath"
 	"time"
 
@@ -23,24 +21,22 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	if err != nil {
 		return Observation{}, fmt.Errorf("cannot look at the kubelet's files: %w", err)
 	}
-	unit, err := a.deps.Units.Unit(ctx, UnitName)
-	if err != nil {
-		return Observation{}, fmt.Errorf("cannot ask systemd about %s: %w", UnitName, err)
-	}
 	o := Observation{
 		Pair:        a.pairState(seen.Pair, now),
 		Trust:       a.trustServes(),
 		Files:       a.filesState(seen),
-		Unit:        a.unitState(unit),
 		Node:        a.memory.node,
 		CAOffered:   a.memory.caOffered,
 		ConfigError: a.configErr,
 
 		CARefreshClosed: a.memory.caClosed,
 	}
-	if o.NewPair, err = a.hasNewPair(); err != nil {
+	o.NewPair = a.hasNewPair()
+	unit, err := a.lookAtUnit(ctx, nextPhase(o))
+	if err != nil {
 		return o, err
 	}
+	o.Unit = a.unitState(unit)
 	if leaf := seen.Pair.Leaf; leaf != nil && o.Pair == PairUsable {
 		o.Renewal.NotAfter = leaf.NotAfter
 		life := leaf.NotAfter.Sub(leaf.NotBefore)
@@ -171,22 +167,30 @@ func execStart(u systemd.Unit) time.Duration {
 	return time.Duration(u.ExecMainStartMonotonic) * time.Microsecond
 }
 
-// hasNewPair tells whether a signed pair waits in our own folder. One that
-// cannot be used (damaged by a crash of the disk, of another name, expired) is
-// removed: the request is simply made again.
-func (a *Agent) hasNewPair() (bool, error) {
-	path := a.cfg.Paths.NewPair()
-	data, err := atomicfile.Read(path, maxPairFile)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
+// lookAtUnit asks systemd about the kubelet's unit, unless the files alone
+// decide the phase and it was asked a moment ago in the same join: while systemd
+// reads its units anew (see prepareUnit) it would not answer.
+func (a *Agent) lookAtUnit(ctx context.Context, byFiles Phase) (systemd.Unit, error) {
+	if byFiles != StartingKubelet && a.prepared != nil {
+		return a.memory.unit, nil
 	}
-	if err == nil {
-		if p := kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()); p.Status == kubelet.PairUsable {
-			return true, nil
-		}
+	if err := a.awaitPrepared(ctx); err != nil {
+		return systemd.Unit{}, err
 	}
-	a.log.WithField("path", path).Warn("the new pair cannot be used, it is removed")
-	return false, atomicfile.Remove(path)
+	unit, err := a.deps.Units.Unit(ctx, UnitName)
+	if err != nil {
+		return systemd.Unit{}, fmt.Errorf("cannot ask systemd about %s: %w", UnitName, err)
+	}
+	a.memory.unit = unit
+	return unit, nil
+}
+
+// hasNewPair tells whether a signed pair that can be used waits in our own
+// folder. One that cannot (a crash, another name, expired) counts as none: the
+// request is made again and replaces it.
+func (a *Agent) hasNewPair() bool {
+	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
+	return err == nil && kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable
 }
 
 // health asks the kubelet's health endpoint, at the address of the effective
