@@ -77,7 +77,7 @@ func (t *Trust) serves(cfg Config, tokenID string) bool {
 func readTrust(paths Paths) (*Trust, error) {
 	var t Trust
 	ok, err := readJSON(paths.TrustFile(), &t)
-	if err != nil || !ok {
+	if err != nil || !ok || t.CA == "" || t.Server == "" {
 		return nil, err
 	}
 	return &t, nil
