@@ -29,6 +29,7 @@ E2E_PACKAGES ?= ./test/...
 E2E_RUN ?= .
 
 GO_FILES = $(shell git ls-files -co --exclude-standard '*.go')
+RPM_ARCH = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)
 DEB = dist/bootstrap-agent_$(VERSION)-1_$(ARCH).deb
 
 .PHONY: help
@@ -95,6 +96,7 @@ package: tools ## .deb and .rpm into dist/ (ARCH=arm64 for another machine)
 	@gzip -9n dist/stage/THIRD-PARTY-NOTICES
 	@printf -- '- semver: "%s-1"\n  date: "%s"\n  packager: "%s"\n  deb: {urgency: medium, distributions: [stable]}\n  changes:\n    - note: "Built from commit %s; what changed stands in the repository"\n' \
 		'$(VERSION)' "$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)" "$$(sed -n 's/^maintainer: //p' nfpm.yaml)" "$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)" > dist/stage/changelog.yaml
+	@rm -f dist/*_$(ARCH).deb dist/*.$(RPM_ARCH).rpm # one version lies there at a time: the one just built
 	@export ARCH=$(ARCH) VERSION='$(VERSION)'; \
 	sed '/^license:/d' nfpm.yaml | $(TOOLS)/nfpm package --config - --packager deb --target dist/; \
 	$(TOOLS)/nfpm package --packager rpm --target dist/
@@ -133,11 +135,12 @@ machine-root: ## what machines need on this host (the root folder itself is made
 
 .PHONY: demo
 demo: ## see a machine join: first a rehearsal, then, as root, the real thing
-	@test/e2e/demo.sh
+	@echo "compiling the demo (a minute the first time)"
+	@KUBE_BIN_DIR='$(KUBE_BIN_DIR)' go run ./test/demo
 
 .PHONY: bench
 bench: kube package ## the figures in docs/: agent, kubeadm, kubelet side by side
-	@test/e2e/bench.sh
+	@KUBE_BIN_DIR='$(KUBE_BIN_DIR)' BOOTSTRAP_AGENT_DEB='$(CURDIR)/$(DEB)' go run ./test/bench $(BENCH)
 
 .PHONY: clean
 clean: ## remove bin/ and dist/ (the cache stays: rm -r $LAB_CACHE)
