@@ -41,7 +41,7 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 				a.log.WithField("source", from).WithField("tokenID", token.ID()).Warn("token refused, the next source is tried")
 				continue
 			}
-			return fmt.Errorf("cannot discover the cluster: %w", err)
+			return err // it says itself what could not be done
 		}
 		return a.accept(cluster)
 	}

@@ -53,7 +53,7 @@ type Agent struct {
 	prepared     *preparation // of kubelet.service, while the approval is awaited
 	readingAhead bool
 	retry        backoff
-	retryPhase   Phase
+	retryPhase   Phase // the one that failed; only what is beyond it ends the backoff
 	lastFault    error
 	memory       memory
 	status       Status
@@ -129,6 +129,11 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := a.remember(); err != nil {
 		return fmt.Errorf("cannot start: %w", err)
 	}
+	// What an earlier run published is not what is the case now, and from here on
+	// the lock says that it is.
+	if err := atomicfile.Remove(a.cfg.Paths.StatusFile()); err != nil {
+		return fmt.Errorf("cannot start: %w", err)
+	}
 	a.heart.beat(a.deps.Clock.Now(), actAtMost)
 	var background sync.WaitGroup
 	defer background.Wait()
@@ -181,9 +186,8 @@ func (a *Agent) loop(ctx context.Context) error {
 			return a.ended(ctx)
 		}
 		if err == nil {
-			if phase != a.retryPhase {
+			if phase.beyond(a.retryPhase) {
 				a.retry.reset()
-				a.retryPhase = phase
 			}
 			var idle bool
 			idle, err = a.step(ctx, phase, obs)
@@ -191,7 +195,6 @@ func (a *Agent) loop(ctx context.Context) error {
 				return a.ended(ctx)
 			}
 			if err == nil && !idle {
-				a.retry.reset()
 				continue
 			}
 		}
@@ -321,6 +324,9 @@ func (a *Agent) fail(phase Phase, obs Observation, err error) time.Duration {
 		return 0 // an act was interrupted by a reload: go round at once
 	}
 	now := a.deps.Clock.Now()
+	if a.retry.attempt == 0 || phase.beyond(a.retryPhase) {
+		a.retryPhase = phase
+	}
 	pause := a.retry.next(now, class, after)
 	next := now.Add(pause).UTC()
 	a.lastFault = err

@@ -62,8 +62,8 @@ type Files struct {
 type Unit struct {
 	// Installed: the unit is loaded and our drop-in is among its drop-ins.
 	Installed bool
-	// Started: it has been active in this boot, or its start job is queued or
-	// running (activating counts: systemd is at it).
+	// Started by us once, and in this boot it has been active, or its start job is
+	// queued or running (activating counts: systemd is at it).
 	Started bool
 	// Active: ActiveState=active with a MainPID.
 	Active bool

@@ -128,8 +128,11 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 	// A run that the agent itself ended (to replace its certificate) was not
 	// ended by a person.
 	stoppedByUs := !s.Active && a.manifest.Stopped.after(a.deps.Machine.BootID, execStart(u))
-	s.Started = s.Active || u.Job != 0 || u.ActiveState == "activating" || u.ActiveState == "reloading" ||
-		wasActive && startedByUs && !stoppedByUs
+	// What runs, or is on its way, was not always started by us: the kubelet of
+	// kubeadm's package dies and is started again by systemd until somebody
+	// configures it. Then it is started once more, and that is put on record.
+	s.Started = startedByUs && (s.Active || u.Job != 0 || u.ActiveState == "activating" || u.ActiveState == "reloading" ||
+		wasActive && !stoppedByUs)
 	givenUp := u.ActiveState == "failed" && (u.Result == "start-limit-hit" || u.Result == "resources" || u.Result == "dependency")
 	s.Failed = givenUp
 	if startedByUs {

@@ -1,5 +1,7 @@
 package agent
 
+import "slices"
+
 // Phase is where a machine stands on its way to being a node. The same words
 // stand in status, journal, metrics and docs.
 type Phase string
@@ -15,3 +17,10 @@ const (
 	Joined                Phase = "Joined"                // the machine is a node
 	Blocked               Phase = "Blocked"               // nothing goes on until a person acts; Reason says what
 )
+
+// beyond says whether a join that is at p has left other behind. Going back
+// (cluster-info is read anew because the token was refused) is no progress.
+func (p Phase) beyond(other Phase) bool {
+	order := []Phase{Discovering, RequestingCertificate, CheckingName, ConfiguringKubelet, StartingKubelet, Registering, Joined}
+	return slices.Index(order, p) > slices.Index(order, other)
+}

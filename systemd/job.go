@@ -62,6 +62,8 @@ func (e *JobError) Error() string {
 
 // Start starts a service and waits until systemd calls it started: for
 // Type=notify that is when the service said so. It waits as long as ctx does.
+// A service that died and waits for its RestartSec= is started now: systemd
+// would keep the job until that pause is over.
 func (m *Manager) Start(ctx context.Context, name string) (Unit, error) {
 	return m.job(ctx, OpStart, name)
 }
@@ -132,12 +134,12 @@ func (m *Manager) queue(ctx context.Context, op Op, before Unit) (c *conn, resul
 		// was given up must not hold all others.
 		result = make(chan string, 1)
 		short, cancel := context.WithTimeout(ctx, callTimeout)
-		switch op {
-		case OpStart:
+		switch {
+		case op == OpStart && !before.holdsOff():
 			_, err = c.StartUnitContext(short, before.Name, "replace", result)
-		case OpRestart:
+		case op == OpStart, op == OpRestart:
 			_, err = c.RestartUnitContext(short, before.Name, "replace", result)
-		case OpStop:
+		case op == OpStop:
 			_, err = c.StopUnitContext(short, before.Name, "replace", result)
 		}
 		cancel()

@@ -40,6 +40,29 @@ func TestStartIsBelievedWhenTheUnitRuns(t *testing.T) {
 	}
 }
 
+// The kubelet of a vendor's package dies every few seconds until somebody
+// configures it: a start must not wait for the end of such a pause.
+func TestStartDoesNotWaitOutThePauseBetweenTwoRestarts(t *testing.T) {
+	for state, want := range map[[2]string]string{
+		{"activating", "auto-restart"}:        "restart",
+		{"activating", "auto-restart-queued"}: "restart", // systemd 254 and later
+		{"activating", "start"}:               "start",
+		{"inactive", "dead"}:                  "start",
+		{"failed", "failed"}:                  "start",
+	} {
+		t.Run(state[0]+"/"+state[1], func(t *testing.T) {
+			b := startBus(t)
+			b.set(map[string]any{"ActiveState": state[0], "SubState": state[1]})
+			if u, err := b.manager().Start(soon(t), KubeletUnit); err != nil || !u.Running() {
+				t.Fatalf("%+v, %v", u, err)
+			}
+			if got := b.called(); !slices.Equal(got, []string{want}) {
+				t.Errorf("calls %q, want %q", got, want)
+			}
+		})
+	}
+}
+
 func TestJobsThatDoNotEndWell(t *testing.T) {
 	for name, tc := range map[string]struct {
 		result string // what the job ends with

@@ -3,6 +3,7 @@ package systemd
 import (
 	"encoding/hex"
 	"slices"
+	"strings"
 )
 
 // Unit is what systemd says of a unit and its service. Times are microseconds
@@ -54,6 +55,12 @@ func (u Unit) Running() bool { return u.ActiveState == "active" && u.MainPID != 
 
 // WasActive says whether the unit has been active in this boot.
 func (u Unit) WasActive() bool { return u.ActiveEnterMonotonic != 0 }
+
+// holdsOff says whether the service has died and Restart= will start it again
+// when RestartSec= is over.
+func (u Unit) holdsOff() bool {
+	return u.ActiveState == "activating" && strings.HasPrefix(u.SubState, "auto-restart")
+}
 
 // properties is an answer of Properties.GetAll. What is missing or has another
 // type than systemd gives it counts as zero.

@@ -103,6 +103,7 @@ func (c *Client) explainTransport(err error, what string) error {
 	var dns *net.DNSError
 	if !errors.As(err, &op) && !errors.As(err, &dns) && !errors.Is(err, context.DeadlineExceeded) {
 		err = quoted{err}
+		what += " at " + c.host // which the others tell by themselves
 	}
 	return fault.FromNetwork(err, what)
 }

@@ -133,7 +133,7 @@ func TestEveryNetworkFailureHasItsReason(t *testing.T) {
 		"no address": {dial: dialError(&net.OpError{Op: "dial", Err: &net.DNSError{Err: "no such host", Name: "api", IsNotFound: true}}), want: fault.DNSFailure},
 		"timed out":  {dial: dialError(context.DeadlineExceeded), want: fault.EndpointUnreachable},
 		"strange":    {dial: dialError(errors.New("two\nlines")), want: fault.EndpointUnreachable, say: `two\nlines`},
-		"another CA": {server: func(t *testing.T) string { return serve(t, stranger, nil, ok).URL }, want: fault.ServerCertificateInvalid},
+		"another CA": {server: func(t *testing.T) string { return serve(t, stranger, nil, ok).URL }, want: fault.ServerCertificateInvalid, say: " at 127.0.0.1:"},
 		"another name": {server: func(t *testing.T) string {
 			return serve(t, ca, func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"other.example"} }, ok).URL
 		}, want: fault.ServerCertificateInvalid},

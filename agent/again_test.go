@@ -1,0 +1,101 @@
+package agent
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
+)
+
+// A refused token sends the agent back to cluster-info, which it reads well each
+// time: that must not begin the backoff anew.
+func TestGoingBackToDiscoveryIsNoProgress(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.api.TokenAuth(false)
+	_, stop := r.start()
+	s := r.await("the fourth attempt", func(s Status) bool { return s.Reason == fault.TokenRejected && s.Attempt >= 4 })
+	if pause := s.NextRetry.Sub(s.Time); pause < 9*time.Second {
+		t.Errorf("attempt %d is followed by a pause of %s", s.Attempt, pause)
+	}
+	r.api.TokenAuth(true)
+	r.await("the join", phase(Joined))
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestProgressBeginsTheBackoffAnew(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.api.RemoveSignatures()
+	_, stop := r.start()
+	r.await("some attempts", func(s Status) bool { return s.Reason == fault.NoSignatures && s.Attempt >= 3 })
+	r.api.CreateForbidden(true)
+	r.api.ResetClusterInfo()
+	s := r.await("the next fault", reason(fault.CSRForbidden))
+	if s.Attempt != 1 {
+		t.Errorf("the first failure of a later phase counts as attempt %d", s.Attempt)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestPhasesHaveAnOrder(t *testing.T) {
+	for _, tc := range []struct {
+		p, other Phase
+		want     bool
+	}{
+		{RequestingCertificate, Discovering, true}, {Discovering, RequestingCertificate, false}, {Discovering, Discovering, false},
+		{Joined, Registering, true}, {Registering, Joined, false}, {Discovering, "", true}, {Blocked, Discovering, false},
+	} {
+		if got := tc.p.beyond(tc.other); got != tc.want {
+			t.Errorf("%s beyond %q: %t", tc.p, tc.other, got)
+		}
+	}
+}
+
+// The lock says that the status is the present one: what an earlier run left
+// must be gone when it is taken.
+func TestTheStatusOfAnEarlierRunIsNotBelieved(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.cfg.Tokens = nil
+	_, stop := r.start()
+	r.await("the fault", reason(fault.TokenMissing))
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	var atReady error
+	r.deps.Notify = readyHook{r, func() { _, atReady = os.Stat(r.cfg.Paths.StatusFile()) }}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := must(New(r.cfg, r.deps)).Run(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if !os.IsNotExist(atReady) {
+		t.Errorf("at READY=1 the old status was there: %v", atReady)
+	}
+}
+
+type readyHook struct {
+	Notifier
+	ready func()
+}
+
+func (h readyHook) Ready() error { h.ready(); return h.Notifier.Ready() }
+
+func TestADiscoveryThatFailsSaysSoOnce(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.api.RemoveSignatures()
+	_, stop := r.start()
+	s := r.await("the fault", reason(fault.NoSignatures))
+	if n := strings.Count(s.Message, "cannot discover the cluster"); n != 1 {
+		t.Errorf("%d times: %q", n, s.Message)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
