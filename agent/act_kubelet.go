@@ -142,42 +142,58 @@ func (a *Agent) readAhead(ctx context.Context) {
 	}
 	a.readingAhead = true
 	go func() {
-		if _, err := kubelet.Readahead(ctx, path); err != nil {
+		// Not ended with the act that began it: it serves the one after the next.
+		if _, err := kubelet.Readahead(context.WithoutCancel(ctx), path); err != nil {
 			a.log.WithError(err).Debug("no read-ahead")
 		}
 	}()
 }
 
-// configure writes CA, kubelet config and, last, the kubeconfig: the commit
-// point after which the machine counts as configured.
+// configure writes what is missing or damaged of CA, kubelet config and, last,
+// the kubeconfig: the commit point after which the machine counts as configured.
+// After a new pair was installed all three are written from the trust record.
+// What a person edited is kept, except where it names another cluster.
 func (a *Agent) configure(ctx context.Context, o Observation) error {
 	if a.trust == nil {
 		return a.discover(ctx, o) // the record is lost, and the CA with it
 	}
 	return a.stepped(StepConfigure, func() (string, error) {
-		runtime, err := a.runtime(ctx)
+		path := a.files.ConfigFile()
+		if !contains(o.Files.Damaged, path) && (!a.manifest.Rewrite || contains(o.Files.Drifted, path)) {
+			return "", a.writeFiles(o, nil)
+		}
+		source, config, err := a.kubeletConfig(ctx)
 		if err != nil {
 			return "", err
 		}
-		input, err := a.kubeletConfigSource(ctx)
-		if err != nil {
-			return "", err
-		}
-		input.RuntimeEndpoint = runtime.Endpoint
-		input.CgroupDriver = a.deps.Host.CgroupDriver(runtime)
-		input.FileExists = func(path string) bool {
-			_, err := os.Stat(path)
-			return err == nil || path == a.files.CACert() // written below, before the commit point
-		}
-		config, notes, err := kubelet.RenderConfig(input)
-		if err != nil {
-			return "", fmt.Errorf("cannot render the kubelet config from %s: %w", input.Source, err)
-		}
-		for _, note := range notes {
-			a.log.WithField("detail", note.String()).Info("kubelet config")
-		}
-		return "from " + string(input.Source), a.writeFiles(config)
+		return "from " + string(source), a.writeFiles(o, config)
 	})
+}
+
+// kubeletConfig renders the kubelet's configuration for this machine.
+func (a *Agent) kubeletConfig(ctx context.Context) (kubelet.Source, []byte, error) {
+	runtime, err := a.runtime(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	input, err := a.kubeletConfigSource(ctx)
+	if err != nil {
+		return "", nil, err
+	}
+	input.RuntimeEndpoint = runtime.Endpoint
+	input.CgroupDriver = a.deps.Host.CgroupDriver(runtime)
+	input.FileExists = func(path string) bool {
+		_, err := os.Stat(path)
+		return err == nil || path == a.files.CACert() // written below, before the commit point
+	}
+	config, notes, err := kubelet.RenderConfig(input)
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot render the kubelet config from %s: %w", input.Source, err)
+	}
+	for _, note := range notes {
+		a.log.WithField("detail", note.String()).Info("kubelet config")
+	}
+	return input.Source, config, nil
 }
 
 // kubeletConfigSource picks the operator's file, the cluster's ConfigMap, or
@@ -201,10 +217,9 @@ func (a *Agent) kubeletConfigSource(ctx context.Context) (kubelet.RenderInput, e
 	return kubelet.RenderInput{}, fmt.Errorf("cannot read the cluster's kubelet-config: %w", err)
 }
 
-func (a *Agent) writeFiles(config []byte) error {
-	if err := a.intend(a.files.CACert(), a.files.ConfigFile(), a.files.Kubeconfig(), a.files.EnvironmentFile()); err != nil {
-		return err
-	}
+// writeFiles writes those files that have to be written, in an order that leaves
+// no kubeconfig which names something missing. config nil: it stays as it is.
+func (a *Agent) writeFiles(o Observation, config []byte) error {
 	kubeconfig, err := a.files.RenderKubeconfig(a.trust.Server)
 	if err != nil {
 		return err
@@ -213,38 +228,68 @@ func (a *Agent) writeFiles(config []byte) error {
 	if err != nil {
 		return err
 	}
-	for _, file := range []struct {
+	ca := []byte(a.trust.CA)
+	wanted := func(path string) bool { return a.manifest.Rewrite || contains(o.Files.Damaged, path) }
+	type file struct {
 		path  string
 		data  []byte
 		write func() (bool, error)
-	}{
-		{a.files.CACert(), []byte(a.trust.CA), func() (bool, error) { return a.files.WriteCA([]byte(a.trust.CA)) }},
-		{a.files.ConfigFile(), config, func() (bool, error) { return a.files.WriteConfig(config) }},
-		{a.files.EnvironmentFile(), environment, func() (bool, error) { return a.files.WriteEnvironment(a.cfg.ProxyEnvironment) }},
-		{a.files.Kubeconfig(), kubeconfig, func() (bool, error) { return a.files.WriteKubeconfig(a.trust.Server) }},
-	} {
-		changed, err := file.write()
+		input bool // the kubelet reads it at its start only
+	}
+	var files []file
+	if wanted(a.files.CACert()) {
+		files = append(files, file{a.files.CACert(), ca, func() (bool, error) { return a.files.WriteCA(ca) }, true})
+	}
+	if config != nil {
+		files = append(files, file{a.files.ConfigFile(), config, func() (bool, error) { return a.files.WriteConfig(config) }, false})
+	}
+	if _, known := a.manifest.Files[a.files.EnvironmentFile()]; !known || a.manifest.Rewrite {
+		files = append(files, file{a.files.EnvironmentFile(), environment, func() (bool, error) { return a.files.WriteEnvironment(a.cfg.ProxyEnvironment) }, false})
+	}
+	if wanted(a.files.Kubeconfig()) {
+		files = append(files, file{a.files.Kubeconfig(), kubeconfig, func() (bool, error) { return a.files.WriteKubeconfig(a.trust.Server) }, true})
+	}
+
+	inputs, before := a.manifest.Inputs, false
+	var paths []string
+	hashes := map[string]string{}
+	for _, f := range files {
+		paths = append(paths, f.path)
+		hashes[f.path] = hashOf(f.data)
+		// The same bytes as before, only gone in between, are no new input.
+		before = before || f.input && a.manifest.Files[f.path] != hashes[f.path]
+	}
+	if err := a.intend(hashes, paths...); err != nil {
+		return err
+	}
+	for _, f := range files {
+		changed, err := f.write()
 		if err != nil {
 			return err
 		}
-		a.manifest.wrote(file.path, file.data)
 		if changed {
-			a.log.WithField("path", file.path).Info("file written")
+			a.log.WithField("path", f.path).Info("file written")
 		}
 	}
-	a.manifest.Inputs = a.now()
+	a.manifest.Inputs = inputs
+	if before {
+		a.manifest.Inputs = a.now()
+	}
+	a.manifest.Rewrite = false
 	return a.manifest.write(a.cfg.Paths)
 }
 
 // start writes the unit, has systemd read it, and starts the kubelet, or
 // restarts one that is older than its inputs.
 func (a *Agent) start(ctx context.Context, o Observation) error {
-	if err := a.stepped(StepUnit, func() (string, error) { return a.installUnit(ctx) }); err != nil {
-		return fmt.Errorf("cannot install %s: %w", UnitName, err)
-	}
-	if err := a.recordUnit(); err != nil {
-		return err
-	}
+	if a.manifest.Started.isZero() || !o.Unit.Installed {
+		if err := a.stepped(StepUnit, func() (string, error) { return a.installUnit(ctx) }); err != nil {
+			return err
+		}
+		if err := a.recordUnit(); err != nil {
+			return err
+		}
+	} // else: the unit of a node is what it is; how it would look today is reported
 	err := a.stepped(StepStart, func() (string, error) {
 		if o.Unit.Older {
 			a.logKubelet().Info("kubelet restarts: its inputs changed")
@@ -268,12 +313,12 @@ func (a *Agent) kubeletFailed(ctx context.Context, err error) error {
 	}
 	lines, lerr := a.deps.Units.LastLines(ctx, UnitName, lastLines)
 	if lerr != nil || len(lines) == 0 {
-		return fault.New(fault.KubeletFailed, "cannot start the kubelet: %w", err)
+		return fault.New(fault.KubeletFailed, "%w", err)
 	}
 	for i, line := range lines {
 		lines[i] = fault.Quote(line)
 	}
-	return fault.New(fault.KubeletFailed, "cannot start the kubelet: %w; its last lines: %s", err, strings.Join(lines, " "))
+	return fault.New(fault.KubeletFailed, "%w; its last lines: %s", err, strings.Join(lines, " "))
 }
 
 // logKubelet is for what is done to the kubelet: it shows in

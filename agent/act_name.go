@@ -48,6 +48,15 @@ func (a *Agent) checkName(ctx context.Context, o Observation) error {
 	})
 	var unauthorized *apiclient.Unauthorized
 	if errors.As(err, &unauthorized) {
+		a.closeNode()
+		if now := a.deps.Clock.Now(); a.memory.unauthorized.IsZero() || now.Sub(a.memory.unauthorized) < unauthorizedGap {
+			// Believed only when it comes twice, a minute apart.
+			if a.memory.unauthorized.IsZero() {
+				a.memory.unauthorized = now
+			}
+			return &fault.Error{Reason: fault.ServerError, Err: err, RetryAfter: unauthorizedGap}
+		}
+		a.memory.unauthorized = time.Time{}
 		if rerr := atomicfile.Remove(path); rerr != nil {
 			return rerr
 		}
@@ -66,6 +75,7 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 	node, err := a.node.GetNode(ctx, name)
 	switch {
 	case apierrors.IsNotFound(err):
+		a.memory.nameWasFree = true
 		return "nobody has it", nil
 	case err != nil:
 		return "", err
@@ -98,6 +108,7 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 	}
 	watchFor := max(namesakeAtLeast, time.Duration(float64(length)*namesakeShare))
 	for watched := time.Duration(0); watched < watchFor; watched += namesakeEvery {
+		a.heart.beat(a.deps.Clock.Now(), actAtMost)
 		fire, stop := a.deps.Clock.After(namesakeEvery)
 		select {
 		case <-ctx.Done():
@@ -128,7 +139,11 @@ func taken(name string, node *corev1.Node, us Machine) error {
 // installPair moves the checked pair into the kubelet's FileStore. A kubelet
 // that runs is stopped first: it writes into that store, too.
 func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) error {
-	if o.Unit.Active {
+	if o.Unit.Active && o.Unit.HeldBack != "" {
+		return fault.New(fault.UnitMasked, "%s runs but is %s: once stopped for its new certificate it could not be started again", UnitName, o.Unit.HeldBack).
+			WithHint("systemctl unmask kubelet; systemctl enable kubelet")
+	}
+	if !o.Unit.Dead {
 		a.manifest.Stopped = a.now()
 		if err := a.manifest.write(a.cfg.Paths); err != nil {
 			return err
@@ -138,23 +153,28 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 		}
 		a.logKubelet().Info("kubelet stopped, its certificate is replaced")
 	}
-	if err := a.intend(a.files.CurrentPair(), a.files.CACert(), a.files.Kubeconfig(), a.files.ConfigFile()); err != nil {
+	a.manifest.Rewrite = true
+	if err := a.intend(nil, a.files.CurrentPair(), a.files.CACert(), a.files.Kubeconfig(), a.files.ConfigFile()); err != nil {
 		return err
 	}
 	if _, err := a.files.WritePair(pair, pair); err != nil {
 		return err
 	}
+	a.manifest.Inputs = a.now()
 	a.memory.rejected, a.memory.unauthorized = "", time.Time{}
 	a.log.WithField("path", a.files.CurrentPair()).Info("certificate installed")
 	return atomicfile.Remove(a.cfg.Paths.NewPair())
 }
 
-// intend records, before anything is written, that these paths are ours and
-// that the kubelet's inputs change now: a crash in the middle leaves neither a
-// file of ours that looks foreign nor a kubelet that runs on old inputs unseen.
-func (a *Agent) intend(paths ...string) error {
+// intend records, before anything is written, that these paths are ours (with
+// the hash of what they will hold, where it is known) and that the kubelet's
+// inputs change now: a crash in the middle leaves neither a file of ours that
+// looks foreign nor a kubelet that runs on old inputs unseen.
+func (a *Agent) intend(hashes map[string]string, paths ...string) error {
 	for _, path := range paths {
-		if _, known := a.manifest.Files[path]; !known {
+		if hash := hashes[path]; hash != "" {
+			a.manifest.Files[path] = hash
+		} else if _, known := a.manifest.Files[path]; !known {
 			a.manifest.Files[path] = ""
 		}
 	}

@@ -30,6 +30,9 @@ const (
 // register waits until the kubelet is healthy and is seen in the API: a Node
 // that it has just made, or the Lease of an older Node, renewed since its start.
 func (a *Agent) register(ctx context.Context, o Observation) error {
+	if o.Unit.Starting {
+		return fault.New(fault.KubeletUnhealthy, "%s is starting", UnitName)
+	}
 	if !o.Unit.Active {
 		return a.kubeletFailed(ctx, fault.New(fault.KubeletFailed, "%s is %s (%s), systemd restarts it",
 			UnitName, a.status.Kubelet.ActiveState, a.status.Kubelet.SubState))
@@ -63,6 +66,9 @@ func (a *Agent) awaitHealth(ctx context.Context) error {
 // awaitNode watches our Node until it is there; if it is not a new one, its
 // Lease until it is renewed. A node may watch its Node but only get its Lease.
 func (a *Agent) awaitNode(ctx context.Context) error {
+	if deleted, err := a.wasDeleted(ctx); deleted || err != nil {
+		return err
+	}
 	node, err := a.firstNode(ctx)
 	if err != nil {
 		return err
@@ -95,18 +101,36 @@ func (a *Agent) awaitNode(ctx context.Context) error {
 }
 
 // isNew tells a Node that was registered just now from one of an earlier boot
-// or of a predecessor with our name.
+// or of a predecessor with our name. The boot ID alone would not do: in a
+// container systemd gives a sandboxed service another /proc, which shows the
+// host's boot ID (ProtectKernelTunables= and ProtectControlGroups= do that).
 func (a *Agent) isNew(node *corev1.Node) bool {
 	known := a.trust != nil && a.trust.NodeUID == string(node.UID)
 	ours := a.deps.Machine.BootID != "" && node.Status.NodeInfo.BootID == a.deps.Machine.BootID
-	return ours && !known
+	return (ours || a.memory.nameWasFree) && !known
 }
 
 func (a *Agent) registered(ctx context.Context, node *corev1.Node, started time.Duration) error {
 	a.memory.leaseKnown, a.memory.leaseFor = true, started
+	a.memory.nameWasFree = false // from here on there is a Node, and a Lease to look at
 	a.rememberNode(node)
 	a.askRenewal(ctx)
 	return a.keepUID(string(node.UID))
+}
+
+// wasDeleted finds out whether a Node that was there once is gone although the
+// kubelet has had the time to register it: then somebody deleted it, and it is
+// not waited for.
+func (a *Agent) wasDeleted(ctx context.Context) (bool, error) {
+	if !a.memory.node.Known || a.deps.Clock.Monotonic()-a.memory.lastUnitStart < registerAtMost {
+		return false, nil
+	}
+	_, err := a.node.GetNode(ctx, a.cfg.NodeName)
+	if !apierrors.IsNotFound(err) {
+		return false, err
+	}
+	a.memory.node.Deleted = true
+	return true, nil
 }
 
 // firstNode returns our Node as soon as the API has it.

@@ -86,6 +86,9 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 	if err != nil {
 		return fmt.Errorf("cannot request a certificate: %w", err)
 	}
+	if !a.trust.serves(a.cfg, token.ID()) {
+		return nil // the token was changed a moment ago: look again
+	}
 	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA), Bearer: token})
 	if err != nil {
 		return fmt.Errorf("cannot request a certificate: %w", err)
@@ -112,14 +115,20 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 	})
 	if err != nil {
 		if ctx.Err() != nil {
+			a.timeline.end(StepApproval, a.deps.Clock.Now(), "interrupted", "")
 			return err // stopped or interrupted: the request goes on waiting
 		}
 		a.timeline.end(StepApproval, a.deps.Clock.Now(), "", reasonOrFailed(err))
 		a.status.CSR = withoutApprove(a.status.CSR)
-		if a.tokenRefused(token, err) || fault.ReasonOf(err) == fault.ServerCertificateInvalid {
-			// The next attempt reads cluster-info anew: token or CA may have changed.
+		switch fault.ReasonOf(err) {
+		case fault.ServerCertificateInvalid, fault.EndpointUnreachable, fault.DNSFailure, fault.TLSHandshakeFailed:
 			a.distrusted = true
 		}
+		if a.tokenRefused(token, err) {
+			a.distrusted = true
+		}
+		// Distrusted: the next attempt reads cluster-info anew. Token, CA or the
+		// server's address may have changed.
 		return fmt.Errorf("cannot get a certificate: %w", err)
 	}
 	now := a.deps.Clock.Now()
@@ -150,6 +159,7 @@ func withoutApprove(c *CSRStatus) *CSRStatus {
 func (a *Agent) progress(p csr.Progress, o Observation) {
 	now := a.deps.Clock.Now()
 	a.heart.beat(now, actAtMost)
+	a.lastFault = nil // overcome: the request is made
 	a.status.CSR = &CSRStatus{
 		Name: p.Name, Created: p.Created.UTC(), Adopted: p.Adopted, WillBeApproved: p.WillBeApproved,
 		BackstopGets: p.Backstops, Approve: "kubectl certificate approve " + p.Name,

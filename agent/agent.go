@@ -55,12 +55,14 @@ type Agent struct {
 	retry        backoff
 	retryPhase   Phase // the one that failed; only what is beyond it ends the backoff
 	lastFault    error
+	lastSeen     Observation
 	memory       memory
 	status       Status
 	timeline     timeline
 	loggedPhase  Phase
 	loggedFault  fault.Reason
 	loggedAt     time.Time
+	loggedNotes  map[string]bool
 }
 
 // memory is what the loop remembers between two looks; losing it costs a few
@@ -70,19 +72,17 @@ type memory struct {
 	leaseFor      time.Duration // the kubelet start (monotonic) whose Lease was seen renewed
 	leaseKnown    bool
 	node          Node
+	nameWasFree   bool      // the API had no Node of our name before the kubelet was started
 	unauthorized  time.Time // the API answered 401 to the pair for the first time
 	rejected      string    // serial of a pair that was refused twice
 	nextAPICheck  time.Time
 	eager         time.Duration // pause before the next look at a node that is not Ready yet
 	caOffered     []string
 	caClosed      bool
+	lookForDrift  bool     // compare the unit with what would be written now
+	renderDrift   []string // what that showed last
 	lastUnitStart time.Duration
 	unit          systemd.Unit // as last seen
-}
-
-type reload struct {
-	cfg Config
-	err error
 }
 
 // New makes an agent. Nothing happens before Run.
@@ -97,23 +97,6 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	a.files = kubelet.Files{Layout: kubelet.Layout{Dir: cfg.Paths.Kubelet}, Now: deps.Clock.Now}
 	a.retry.jitter = deps.Jitter
 	return a, nil
-}
-
-// Reload hands in a config that was read anew, or the error that reading it
-// gave: then the one in use stays, and the status tells. It returns at once;
-// the newest call wins.
-func (a *Agent) Reload(cfg Config, err error) {
-	a.mu.Lock()
-	a.pending = &reload{cfg: cfg, err: err}
-	a.mu.Unlock()
-	a.wake()
-}
-
-func (a *Agent) wake() {
-	select {
-	case a.reloads <- struct{}{}:
-	default: // one wake-up is queued already
-	}
 }
 
 // Run makes the machine a node and keeps it one until ctx ends, which is no
@@ -167,10 +150,12 @@ func (a *Agent) remember() error {
 	if a.manifest, err = readManifest(paths); err != nil {
 		return err
 	}
+	a.memory.lookForDrift = true
 	if a.trust == nil {
 		return a.restoreTrust()
 	}
 	a.memory.node.Known = a.trust.NodeUID != ""
+	a.keepName()
 	return nil
 }
 
@@ -181,13 +166,22 @@ func (a *Agent) loop(ctx context.Context) error {
 		a.takeReload()
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
 		obs, err := a.observe(ctx)
-		phase := nextPhase(obs)
 		if ctx.Err() != nil {
 			return a.ended(ctx)
 		}
+		phase := nextPhase(obs)
+		if err != nil {
+			// What cannot be seen has not changed.
+			obs, phase = a.lastSeen, nextPhase(a.lastSeen)
+		}
+		a.lastSeen = obs
 		if err == nil {
-			if phase.beyond(a.retryPhase) {
+			if phase.beyond(a.retryPhase) || a.anew(phase) {
 				a.retry.reset()
+				a.lastFault = nil
+			}
+			if phase != RequestingCertificate {
+				a.status.CSR = withoutApprove(a.status.CSR)
 			}
 			var idle bool
 			idle, err = a.step(ctx, phase, obs)
@@ -223,7 +217,8 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 		StartingKubelet:       a.start,
 		Registering:           a.register,
 	}
-	if obs.Pair == PairVanishing || phase == Joined || obs.Unit.HeldBack != "" && phase == Registering {
+	atRest := obs.Unit.HeldBack != "" || obs.Node.Deleted && obs.Healthy
+	if obs.Pair == PairVanishing || phase == Joined || atRest && phase == Registering {
 		a.rest(ctx, phase, obs)
 		return true, nil
 	}
@@ -240,31 +235,15 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 	return false, acts[phase](ctx, obs)
 }
 
-// interruptible ends an act when a reload arrives: a new token or a new config
-// must not wait for an approval that may take a day.
-func (a *Agent) interruptible(ctx context.Context) (context.Context, func()) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	finished := make(chan struct{})
-	go func() {
-		defer close(finished)
-		select {
-		case <-a.reloads:
-			cancel()
-			a.wake() // the loop takes it
-		case <-done:
-		}
-	}()
-	return ctx, func() { close(done); <-finished; cancel() }
-}
-
 // wait pauses until the next attempt, a reload, a change of the unit (once the
 // kubelet is the point), or the end.
 func (a *Agent) wait(ctx context.Context, pause time.Duration, phase Phase, ticks <-chan struct{}) {
 	a.heart.beat(a.deps.Clock.Now(), pause+actAtMost)
 	fire, stop := a.deps.Clock.After(pause)
 	defer stop()
-	if phase != Joined && phase != Registering && phase != StartingKubelet {
+	if phase != Joined && phase != Registering && phase != CheckingName {
+		// Elsewhere the unit is not what is waited for; a start that failed would
+		// wake itself up by the changes that it made.
 		ticks = nil
 	}
 	select {
@@ -276,38 +255,10 @@ func (a *Agent) wait(ctx context.Context, pause time.Duration, phase Phase, tick
 	}
 }
 
-// takeReload puts a config that was handed in to use.
-func (a *Agent) takeReload() {
-	select {
-	case <-a.reloads:
-	default:
-		return
-	}
-	a.mu.Lock()
-	next := a.pending
-	a.pending = nil
-	a.mu.Unlock()
-	if next == nil {
-		return
-	}
-	a.tell(a.deps.Notify.Reloading())
-	if next.err != nil {
-		a.configErr = next.err
-		a.log.WithError(next.err).Warn("config file is bad, the last good one stays in use")
-	} else {
-		name := a.cfg.NodeName
-		a.configErr = nil
-		a.cfg = next.cfg
-		if !a.manifest.Started.isZero() && name != next.cfg.NodeName {
-			// A node keeps its name: another one would be another node.
-			a.cfg.NodeName = name
-			a.configErr = fault.New(fault.ConfigInvalid, "nodeName: this machine is joined as %s and keeps that name until it is reset", name)
-		}
-		a.log.Info("config loaded anew")
-	}
-	a.wallet.refused = nil
-	a.retry.reset()
-	a.tell(a.deps.Notify.Ready())
+// anew says whether a node has to begin again: its identity is lost.
+func (a *Agent) anew(phase Phase) bool {
+	settled := a.retryPhase == Registering || a.retryPhase == Joined
+	return settled && (phase == Discovering || phase == RequestingCertificate)
 }
 
 // fail records a fault and says how long to pause.
@@ -369,6 +320,14 @@ func (a *Agent) ended(ctx context.Context) error {
 	}
 	if csr := a.status.CSR; csr != nil && csr.Approve != "" {
 		return fault.New(fault.CSRPending, "not joined in time: %s waits for approval", csr.Name).WithHint("%s", csr.Approve)
+	}
+	for _, note := range a.status.Notes {
+		if note.Reason == fault.KubeletStopped {
+			return fault.New(fault.KubeletFailed, "not joined in time: %s", note.Message).WithHint("%s", note.Hint)
+		}
+	}
+	if a.status.Phase == Registering {
+		return fault.New(fault.NodeNotRegistered, "not joined in time, in phase %s", a.status.Phase)
 	}
 	return fault.New(fault.EndpointUnreachable, "not joined in time, in phase %s", a.status.Phase)
 }

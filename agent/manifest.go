@@ -19,6 +19,9 @@ type manifest struct {
 	Started moment `json:"started"`
 	// Stopped is when the agent last stopped the kubelet, to replace its pair.
 	Stopped moment `json:"stopped"`
+	// Rewrite: a new pair was installed, so kubeconfig, CA and kubelet config are
+	// written anew from the trust record, whatever stands there.
+	Rewrite bool `json:"rewrite,omitempty"`
 	// RenewalAutomatic is the answer of the access review after the join.
 	RenewalAutomatic *bool `json:"renewalAutomatic,omitempty"`
 }

@@ -67,6 +67,10 @@ type Unit struct {
 	Started bool
 	// Active: ActiveState=active with a MainPID.
 	Active bool
+	// Dead: no process of it runs and systemd will start none by itself.
+	Dead bool
+	// Starting: its start job is queued or under way.
+	Starting bool
 	// Failed: systemd has given up on it, for a reason that a person did not
 	// choose (start-limit-hit, resources, dependency).
 	Failed bool

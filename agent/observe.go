@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
@@ -37,6 +38,11 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		return o, err
 	}
 	o.Unit = a.unitState(unit)
+	for _, path := range a.memory.renderDrift {
+		if !contains(o.Unit.Drifted, path) {
+			o.Unit.Drifted = append(o.Unit.Drifted, path)
+		}
+	}
 	if leaf := seen.Pair.Leaf; leaf != nil && o.Pair == PairUsable {
 		o.Renewal.NotAfter = leaf.NotAfter
 		life := leaf.NotAfter.Sub(leaf.NotBefore)
@@ -48,6 +54,9 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	started := execStart(unit)
 	if started != a.memory.lastUnitStart {
 		// A kubelet that was started anew has yet to show itself in the API.
+		if a.memory.lastUnitStart != 0 {
+			a.memory.node.Deleted = false // it registers its Node anew
+		}
 		a.memory.lastUnitStart = started
 		a.memory.nextAPICheck = time.Time{}
 	}
@@ -112,6 +121,9 @@ func (a *Agent) filesState(seen kubelet.Observed) Files {
 			f.Drifted = append(f.Drifted, path)
 		}
 	}
+	if a.manifest.Rewrite && !contains(f.Damaged, a.files.Kubeconfig()) {
+		f.Damaged = append(f.Damaged, a.files.Kubeconfig())
+	}
 	sortStrings(f.Damaged, f.Drifted)
 	return f
 }
@@ -123,6 +135,8 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 	s := Unit{
 		Installed: u.LoadState == "loaded" && contains(u.DropInPaths, a.dropIn()),
 		Active:    u.Running(),
+		Dead:      u.Job == 0 && (u.ActiveState == "" || u.ActiveState == "inactive" || u.ActiveState == "failed"),
+		Starting:  u.Job != 0 || u.ActiveState == "activating" && !strings.HasPrefix(u.SubState, "auto-restart"),
 	}
 	wasActive := u.WasActive()
 	// A run that the agent itself ended (to replace its certificate) was not
@@ -189,9 +203,13 @@ func (a *Agent) lookAtUnit(ctx context.Context, byFiles Phase) (systemd.Unit, er
 }
 
 // hasNewPair tells whether a signed pair that can be used waits in our own
-// folder. One that cannot (a crash, another name, expired) counts as none: the
-// request is made again and replaces it.
+// folder. One that cannot (a crash, another name, expired, another cluster than
+// the one that is configured now) counts as none: the request is made again and
+// replaces it.
 func (a *Agent) hasNewPair() bool {
+	if a.trust != nil && !a.trust.sameGrounds(a.cfg) {
+		return false
+	}
 	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
 	return err == nil && kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable
 }

@@ -73,6 +73,7 @@ func (a *Agent) publish(phase Phase, o Observation, err error, say string) {
 		s.Message, s.Hint = oneLine(err.Error()), fault.HintOf(err)
 	}
 	s.Notes = notesOf(o)
+	a.logNotes(s.Notes)
 	s.Timeline = a.timeline.copy()
 	a.emit()
 	a.logChange(phase, reason, now)
@@ -145,6 +146,24 @@ func (a *Agent) logChange(phase Phase, reason fault.Reason, now time.Time) {
 		return
 	}
 	log.Warn("not there yet, trying again")
+}
+
+// logNotes writes a line when a note appears and when it is gone.
+func (a *Agent) logNotes(notes []Note) {
+	now := map[string]bool{}
+	for _, n := range notes {
+		key := string(n.Reason) + " " + n.Message
+		now[key] = true
+		if !a.loggedNotes[key] {
+			a.log.WithFields(logrus.Fields{"reason": string(n.Reason), "cause": n.Message, "hint": n.Hint}).Warn("note")
+		}
+	}
+	for key := range a.loggedNotes {
+		if !now[key] {
+			a.log.WithField("note", key).Info("note is gone")
+		}
+	}
+	a.loggedNotes = now
 }
 
 // stepped runs one step of the timeline. An error that is only the end of the

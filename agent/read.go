@@ -32,12 +32,15 @@ func ReadStatus(paths Paths) (s Status, running bool, err error) {
 }
 
 // IsJoined says from the files alone whether this machine has joined under the
-// given name: a usable pair and a trust record. nodeName empty: the name of the
+// given name: a usable pair, a trust record, and a kubelet that was started. nodeName empty: the name of the
 // trust record counts. It serves the start with a config that has become bad.
 func IsJoined(paths Paths, nodeName string, usable func(nodeName string) (bool, error)) (name string, joined bool, err error) {
 	trust, err := readTrust(paths)
 	if err != nil || trust == nil {
 		return "", false, ignoreMissing(err)
+	}
+	if m, err := readManifest(paths); err != nil || m.Started.isZero() {
+		return "", false, ignoreMissing(err) // on its way, but its kubelet was never started
 	}
 	if nodeName == "" {
 		nodeName = trust.NodeName

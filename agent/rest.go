@@ -23,11 +23,21 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		a.memory.eager = eagerFirst
 		a.scheduleCheck(now)
 	}
+	if a.memory.lookForDrift && !a.manifest.Started.isZero() {
+		a.memory.lookForDrift = false
+		a.memory.renderDrift = a.renderDrift(ctx)
+		for _, path := range a.memory.renderDrift {
+			if !contains(o.Unit.Drifted, path) {
+				o.Unit.Drifted = append(o.Unit.Drifted, path)
+			}
+		}
+	}
 	if !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil {
 		if err := a.askAPI(ctx); err != nil {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
 		a.scheduleCheck(a.deps.Clock.Now())
+		a.memory.lookForDrift = true
 		o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
 		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted
 		if a.status.Node.Ready != nil {
@@ -43,6 +53,17 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		}
 	}
 	a.publish(phase, o, nil, say)
+}
+
+// renderDrift lists unit files that this agent, with the config of now, would
+// write differently (an upgrade, changed labels, a file taken away).
+func (a *Agent) renderDrift(ctx context.Context) []string {
+	rendered, err := a.render(ctx)
+	if err != nil {
+		a.log.WithError(err).Debug("cannot compare the unit")
+		return nil
+	}
+	return rendered.Drift(a.cfg.Paths.Units)
 }
 
 // scheduleCheck decides when the API is asked again: 15 to 22 minutes, which
@@ -131,6 +152,9 @@ func (a *Agent) askClusterInfo(ctx context.Context) error {
 func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
 	if o.Pair == PairVanishing {
 		return vanishGrace
+	}
+	if a.memory.nextAPICheck.IsZero() {
+		return localCheckEvery // nobody may ask, or there is nothing to ask with
 	}
 	left := a.memory.nextAPICheck.Sub(a.deps.Clock.Now())
 	if left <= 0 {

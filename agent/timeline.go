@@ -28,6 +28,12 @@ const maxSteps = 40
 type timeline struct{ steps []Step }
 
 func (t *timeline) begin(name string, now time.Time) {
+	for i := range t.steps {
+		if s := &t.steps[i]; s.Seconds == nil {
+			seconds := now.Sub(s.Start).Seconds()
+			s.Seconds, s.Detail = &seconds, "interrupted"
+		}
+	}
 	if n := len(t.steps); n > 0 && t.steps[n-1].Name == name && t.steps[n-1].Reason != "" {
 		t.steps[n-1].Seconds, t.steps[n-1].Reason = nil, "" // again: the line goes on
 		return
@@ -44,6 +50,9 @@ func (t *timeline) end(name string, now time.Time, detail string, reason fault.R
 		s := &t.steps[i]
 		if s.Name != name {
 			continue
+		}
+		if s.Seconds != nil {
+			return // it has ended already
 		}
 		seconds := now.Sub(s.Start).Seconds()
 		s.Seconds, s.Reason = &seconds, reason

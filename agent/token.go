@@ -103,7 +103,7 @@ type wallet struct {
 }
 
 // choose returns the token to try now and where it is from, and whether another
-// one is left to try at once if this is refused.
+// one is left to try at once if this is refused: never when all were refused.
 func (w *wallet) choose(sources []TokenSource) (token discovery.Token, from string, more bool, err error) {
 	type candidate struct {
 		token discovery.Token
@@ -111,6 +111,7 @@ func (w *wallet) choose(sources []TokenSource) (token discovery.Token, from stri
 	}
 	var fresh, known []candidate
 	var faults []error
+	seen := map[string]bool{} // the same token in two places is one token
 	for _, source := range sources {
 		t, err := source.Read()
 		switch {
@@ -120,6 +121,10 @@ func (w *wallet) choose(sources []TokenSource) (token discovery.Token, from stri
 			faults = append(faults, err)
 			continue
 		}
+		if seen[t.Bearer()] {
+			continue
+		}
+		seen[t.Bearer()] = true
 		known = append(known, candidate{t, source.Name()})
 		if !w.refused[t.Bearer()] {
 			fresh = append(fresh, candidate{t, source.Name()})
@@ -133,7 +138,7 @@ func (w *wallet) choose(sources []TokenSource) (token discovery.Token, from stri
 	}
 	if len(fresh) == 0 {
 		w.refused = nil
-		fresh = known
+		return known[0].token, known[0].from, false, nil
 	}
 	return fresh[0].token, fresh[0].from, len(fresh) > 1, nil
 }

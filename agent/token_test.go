@@ -110,7 +110,7 @@ func TestWallet(t *testing.T) {
 	w.refuse(first)
 	second := pick(both, "bbbbbb", false)
 	w.refuse(second)
-	pick(both, "aaaaaa", true) // all were refused: the cluster may have changed
+	pick(both, "aaaaaa", false) // all were refused: the cluster may have changed
 	if _, _, _, err := w.choose([]TokenSource{none}); fault.ReasonOf(err) != fault.TokenMissing {
 		t.Errorf("no token: %v", err)
 	}

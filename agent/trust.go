@@ -62,7 +62,12 @@ func grounds(cfg Config) (endpoints, pins []string) {
 // serves says whether the record may be used to join with this config and this
 // token: made under the same endpoints, pins, server and token id.
 func (t *Trust) serves(cfg Config, tokenID string) bool {
-	if t == nil || t.CA == "" || t.Server == "" || t.TokenID != tokenID || t.UnsafeSkip != cfg.UnsafeSkipCAVerification {
+	return t != nil && t.TokenID == tokenID && t.sameGrounds(cfg)
+}
+
+// sameGrounds is serves without the token.
+func (t *Trust) sameGrounds(cfg Config) bool {
+	if t.NodeName != cfg.NodeName || t.UnsafeSkip != cfg.UnsafeSkipCAVerification {
 		return false
 	}
 	if cfg.Server != "" && cfg.Server != t.Server {
