@@ -136,7 +136,7 @@ machine-root: ## what machines need on this host (the root folder itself is made
 .PHONY: demo
 demo: ## see a machine join: first a rehearsal, then, as root, the real thing
 	@echo "compiling the demo (a minute the first time)"
-	@KUBE_BIN_DIR='$(KUBE_BIN_DIR)' go run ./test/demo
+	@KUBE_BIN_DIR='$(KUBE_BIN_DIR)' CGO_ENABLED=0 go run -trimpath ./test/demo
 
 .PHONY: bench
 bench: kube package ## the figures in docs/: agent, kubeadm, kubelet side by side

@@ -115,7 +115,23 @@ func (a *Agent) registered(ctx context.Context, node *corev1.Node, started time.
 	a.memory.nameWasFree = false // from here on there is a Node, and a Lease to look at
 	a.rememberNode(node)
 	a.askRenewal(ctx)
-	return a.keepUID(string(node.UID))
+	if err := a.keepUID(string(node.UID)); err != nil {
+		return err
+	}
+	return a.payReload(ctx)
+}
+
+// payReload has systemd learn of the link that enables a new unit, now that the
+// node is there (see systemd.Manager.Install).
+func (a *Agent) payReload(ctx context.Context) error {
+	if !a.manifest.ReloadOwed {
+		return nil
+	}
+	if err := a.deps.Units.Reload(ctx); err != nil {
+		return err
+	}
+	a.manifest.ReloadOwed = false
+	return a.manifest.write(a.cfg.Paths)
 }
 
 // wasDeleted finds out whether a Node that was there once is gone although the

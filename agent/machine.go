@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"encoding/hex"
 	"os"
 	"path/filepath"
 	"strings"
@@ -18,7 +19,11 @@ type Machine struct {
 
 // ReadMachine reads the identifiers below root ("/" on a machine). What cannot
 // be read stays empty: some containers have no DMI, some images no machine-id.
-func ReadMachine(root string) Machine {
+//
+// bootID is systemd's own idea of the boot ID (specifier %b, 32 hexadecimal
+// digits) where the unit passes it on; a process in a sandbox may see another
+// /proc than the kubelet. Anything else is ignored and /proc is read.
+func ReadMachine(root, bootID string) Machine {
 	read := func(path string) string {
 		data, err := os.ReadFile(filepath.Join(root, path))
 		if err != nil {
@@ -26,11 +31,25 @@ func ReadMachine(root string) Machine {
 		}
 		return strings.ToLower(strings.TrimSpace(string(data)))
 	}
+	boot := dashed(bootID)
+	if boot == "" {
+		boot = read("proc/sys/kernel/random/boot_id")
+	}
 	return Machine{
-		BootID:    read("proc/sys/kernel/random/boot_id"),
+		BootID:    boot,
 		MachineID: read("etc/machine-id"),
 		UUID:      read("sys/class/dmi/id/product_uuid"),
 	}
+}
+
+// dashed writes 32 hexadecimal digits as the kernel and the kubelet write them;
+// "" if they are no such thing.
+func dashed(id string) string {
+	id = strings.ToLower(strings.ReplaceAll(id, "-", ""))
+	if _, err := hex.DecodeString(id); err != nil || len(id) != 32 {
+		return ""
+	}
+	return id[:8] + "-" + id[8:12] + "-" + id[12:16] + "-" + id[16:20] + "-" + id[20:]
 }
 
 // Monotonic is CLOCK_MONOTONIC: the clock that systemd's *TimestampMonotonic

@@ -22,6 +22,9 @@ type manifest struct {
 	// Rewrite: a new pair was installed, so kubeconfig, CA and kubelet config are
 	// written anew from the trust record, whatever stands there.
 	Rewrite bool `json:"rewrite,omitempty"`
+	// ReloadOwed: the unit was new to systemd and was started without a
+	// daemon-reload, which is made up for once nobody waits for it.
+	ReloadOwed bool `json:"reloadOwed,omitempty"`
 	// RenewalAutomatic is the answer of the access review after the join.
 	RenewalAutomatic *bool `json:"renewalAutomatic,omitempty"`
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/debug"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -22,6 +23,8 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		a.closeNode()
 		a.memory.eager = eagerFirst
 		a.scheduleCheck(now)
+		// From here on next to nothing is done; what the join needed goes back.
+		debug.FreeOSMemory()
 	}
 	if a.memory.lookForDrift && !a.manifest.Started.isZero() {
 		a.memory.lookForDrift = false
@@ -37,6 +40,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
 		a.scheduleCheck(a.deps.Clock.Now())
+		debug.FreeOSMemory()
 		a.memory.lookForDrift = true
 		o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
 		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted

@@ -142,6 +142,6 @@ func (a *Agent) recordUnit() error {
 			a.manifest.wrote(path, data)
 		}
 	}
-	a.manifest.Started = a.now()
+	a.manifest.Started, a.manifest.ReloadOwed = a.now(), true
 	return a.manifest.write(a.cfg.Paths)
 }

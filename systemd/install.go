@@ -127,8 +127,10 @@ func (r Rendered) Drift(dir string) []string {
 }
 
 // Install writes what is not there yet, enables the unit if enable says so,
-// makes systemd read it if anything changed, and then asks systemd what it would
-// really run. It never starts anything. changed says whether a file or link
+// makes systemd read it if it holds an older one, and then asks systemd what it
+// would really run. Where there was no unit before, systemd learns of the link
+// that enables it only with the next Reload: without it a unit that is stopped
+// is soon forgotten, and with it that it ran in this boot. It never starts anything. changed says whether a file or link
 // was written. Faults: UnitMasked; UnitOverridden, naming the file that wins;
 // WriteFailed.
 func (m *Manager) Install(ctx context.Context, dir string, r Rendered, enable bool) (changed bool, err error) {
@@ -152,6 +154,13 @@ func (m *Manager) Install(ctx context.Context, dir string, r Rendered, enable bo
 			return changed, err
 		}
 		changed = changed || linked
+	}
+	if e.Owner == OwnerNone && changed {
+		// systemd finds a unit that it has never loaded by itself, without being
+		// told to read all the others anew; if it did not, Verify says so.
+		if err := m.Verify(ctx, dir, r); err == nil {
+			return changed, nil
+		}
 	}
 	u := e.Unit
 	if !changed { // a crash may have come between the writing and the reload

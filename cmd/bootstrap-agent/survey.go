@@ -43,7 +43,7 @@ func (a *app) survey(ctx context.Context, l *loader) (agent.Status, error) {
 // seemsRunning says for somebody who may not look at the lock whether the
 // process that wrote the status is still there, in this boot.
 func (a *app) seemsRunning(s agent.Status) bool {
-	if a.uid == 0 || s.PID <= 0 || s.BootID != agent.ReadMachine("/").BootID {
+	if a.uid == 0 || s.PID <= 0 || s.BootID != agent.ReadMachine("/", a.getenv("SYSTEMD_BOOT_ID")).BootID {
 		return false
 	}
 	name, err := os.ReadFile("/proc/" + strconv.Itoa(s.PID) + "/comm")

@@ -45,7 +45,7 @@ func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
 			Binaries: kubelet.BinaryPaths(),
 			Runtimes: kubelet.Runtimes(),
 		},
-		Machine: agent.ReadMachine("/"),
+		Machine: agent.ReadMachine("/", a.getenv("SYSTEMD_BOOT_ID")),
 		Clock:   agent.SystemClock{},
 		Log:     log,
 		Version: buildInfo().Version,

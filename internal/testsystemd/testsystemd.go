@@ -150,6 +150,9 @@ func (m *Manager) Install(ctx context.Context, dir string, r systemd.Rendered, e
 	return changed, nil
 }
 
+// Reload does nothing: this systemd knows its files.
+func (m *Manager) Reload(ctx context.Context) error { return ctx.Err() }
+
 // Start starts the kubelet, unless it runs.
 func (m *Manager) Start(ctx context.Context, name string) (systemd.Unit, error) {
 	return m.run(ctx, name, "start")

@@ -112,12 +112,14 @@ func startOnce(ctx context.Context, bin string, opts Options) (c *Cluster, err e
 	if err != nil {
 		return nil, err
 	}
-	c = &Cluster{Options: opts, Dir: slot.Dir, bin: bin, slot: slot, running: map[string]*process{}, flags: map[string][]string{}}
+	// Not the named result: "return nil, err" empties it before the deferred call.
+	begun := &Cluster{Options: opts, Dir: slot.Dir, bin: bin, slot: slot, running: map[string]*process{}, flags: map[string][]string{}}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, c.Stop())
+			err = errors.Join(err, begun.Stop())
 		}
 	}()
+	c = begun
 	ports, err := freePorts("127.0.0.1", 3)
 	if err != nil {
 		return nil, err

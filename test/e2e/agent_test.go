@@ -35,8 +35,11 @@ func installAgent(t *testing.T, ctx context.Context, m *machine.Machine) {
 }
 
 // configure feeds kubeadm's printed join line to `bootstrap-agent configure -`.
+// The unit that watches for a config is stopped before, else it would start the
+// agent right then: the scenario says when (and that starts the watch again).
 func configure(t *testing.T, ctx context.Context, m *machine.Machine, joinLine string, args ...string) {
 	t.Helper()
+	mustRun(t, ctx, m, "systemctl", "stop", "bootstrap-agent.path")
 	result, err := m.RunInput(ctx, []byte(joinLine+"\n"), append([]string{"bootstrap-agent", "configure", "-"}, args...)...)
 	if err != nil || result.Code != 0 {
 		t.Fatalf("configure: %v, %+v", err, result)
