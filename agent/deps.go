@@ -32,6 +32,9 @@ type Deps struct {
 	// OnStatus is called with each new status, from the loop's goroutine; it
 	// must not block. Nil: nobody listens.
 	OnStatus func(Status)
+	// AtRest is called when there is nothing to do for minutes: a good moment to
+	// give memory back. Nil: nothing is done.
+	AtRest func()
 	// StopWhenBlocked ends Run with the fault at the first blocked reason: the
 	// one-shot `join`.
 	StopWhenBlocked bool

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"runtime/debug"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -24,7 +23,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		a.memory.eager = eagerFirst
 		a.scheduleCheck(now)
 		// From here on next to nothing is done; what the join needed goes back.
-		debug.FreeOSMemory()
+		a.giveBack()
 	}
 	if a.memory.lookForDrift && !a.manifest.Started.isZero() {
 		a.memory.lookForDrift = false
@@ -40,7 +39,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
 		a.scheduleCheck(a.deps.Clock.Now())
-		debug.FreeOSMemory()
+		a.giveBack()
 		a.memory.lookForDrift = true
 		o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
 		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted
@@ -59,10 +58,22 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	a.publish(phase, o, nil, say)
 }
 
+// giveBack returns what is not needed at rest, where the caller knows how.
+func (a *Agent) giveBack() {
+	if a.deps.AtRest != nil {
+		a.deps.AtRest()
+	}
+}
+
 // renderDrift lists unit files that this agent, with the config of now, would
 // write differently (an upgrade, changed labels, a file taken away).
 func (a *Agent) renderDrift(ctx context.Context) []string {
-	rendered, err := a.render(ctx)
+	service, err := a.service(ctx)
+	if err != nil {
+		a.log.WithError(err).Debug("cannot compare the unit")
+		return nil
+	}
+	rendered, err := render(ctx, a.deps.Units, a.cfg.Paths.Units, service)
 	if err != nil {
 		a.log.WithError(err).Debug("cannot compare the unit")
 		return nil

@@ -1,10 +1,10 @@
 package agent
 
 import (
-	"bytes"
 	"context"
 	"os"
 	"path/filepath"
+	"reflect"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -18,10 +18,10 @@ const prepareAtMost = time.Minute
 // preparation is kubelet.service being written while the approval is awaited.
 // The unit cannot start anything yet: it waits for the kubeconfig.
 type preparation struct {
-	rendered systemd.Rendered
-	cancel   context.CancelFunc
-	done     chan struct{}
-	err      error // valid after done
+	service systemd.KubeletService // Alien aside: whose the unit is, is found out on the way
+	cancel  context.CancelFunc
+	done    chan struct{}
+	err     error // valid after done
 }
 
 // abandon ends a preparation and waits for its end. Nil is allowed.
@@ -34,23 +34,23 @@ func (p *preparation) abandon() {
 }
 
 // prepareUnit begins to write the unit, once the cluster is trusted. It takes
-// systemd's daemon-reload (tens of milliseconds in which systemd answers nobody)
-// out of the way between the certificate and the kubelet's start.
+// the asking and telling of systemd (and its daemon-reload, where a unit was
+// there before) out of the way between the certificate and the kubelet's start.
 func (a *Agent) prepareUnit(ctx context.Context) {
 	if a.prepared != nil || !a.manifest.Started.isZero() {
 		return // under way, or an older node: its unit is decided when it is started
 	}
-	rendered, err := a.render(ctx)
+	service, err := a.service(ctx)
 	if err != nil {
 		return // the start says what is wrong
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareAtMost)
-	p := &preparation{rendered: rendered, cancel: cancel, done: make(chan struct{})}
+	p := &preparation{service: service, cancel: cancel, done: make(chan struct{})}
 	a.prepared = p
-	dir := a.cfg.Paths.Units
+	units, dir := a.deps.Units, a.cfg.Paths.Units
 	go func() {
 		defer close(p.done)
-		_, p.err = a.deps.Units.Install(ctx, dir, rendered, true)
+		_, p.err = install(ctx, units, dir, service)
 	}()
 }
 
@@ -73,39 +73,48 @@ func (a *Agent) installUnit(ctx context.Context) (detail string, err error) {
 	if err := a.awaitPrepared(ctx); err != nil {
 		return "", err
 	}
-	rendered, err := a.render(ctx)
+	service, err := a.service(ctx)
 	if err != nil {
 		return "", err
 	}
 	if p := a.prepared; p != nil {
 		a.prepared = nil
 		p.cancel()
-		if p.err == nil && bytes.Equal(p.rendered.DropIn, rendered.DropIn) && bytes.Equal(p.rendered.Unit, rendered.Unit) {
+		if p.err == nil && reflect.DeepEqual(p.service, service) {
 			return "written while the approval was awaited", nil
 		}
 	}
-	changed, err := a.deps.Units.Install(ctx, a.cfg.Paths.Units, rendered, true)
+	changed, err := install(ctx, a.deps.Units, a.cfg.Paths.Units, service)
 	if err == nil && !changed {
 		detail = "unchanged"
 	}
 	return detail, err
 }
 
+func install(ctx context.Context, units Units, dir string, service systemd.KubeletService) (changed bool, err error) {
+	rendered, err := render(ctx, units, dir, service)
+	if err != nil {
+		return false, err
+	}
+	return units.Install(ctx, dir, rendered, true)
+}
+
 // render says what kubelet.service has to be on this machine.
-func (a *Agent) render(ctx context.Context) (systemd.Rendered, error) {
-	binary, err := a.binary()
+func render(ctx context.Context, units Units, dir string, service systemd.KubeletService) (systemd.Rendered, error) {
+	existing, err := units.Existing(ctx, dir)
 	if err != nil {
 		return systemd.Rendered{}, err
 	}
-	existing, err := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
-	if err != nil {
-		return systemd.Rendered{}, err
-	}
-	return systemd.Render(a.service(ctx, binary, existing.Owner == systemd.OwnerAlien))
+	service.Alien = existing.Owner == systemd.OwnerAlien
+	return systemd.Render(service)
 }
 
 // service is what kubelet.service has to be.
-func (a *Agent) service(ctx context.Context, binary string, alien bool) systemd.KubeletService {
+func (a *Agent) service(ctx context.Context) (systemd.KubeletService, error) {
+	binary, err := a.binary()
+	if err != nil {
+		return systemd.KubeletService{}, err
+	}
 	after := []string{}
 	if runtime, err := a.runtime(ctx); err == nil && runtime.Unit != "" {
 		after = append(after, runtime.Unit)
@@ -119,12 +128,12 @@ func (a *Agent) service(ctx context.Context, binary string, alien bool) systemd.
 	}
 	service := systemd.KubeletService{
 		Binary: binary, Args: a.arguments(configDir), After: after,
-		Condition: a.files.Kubeconfig(), Alien: alien,
+		Condition: a.files.Kubeconfig(),
 	}
 	if len(a.cfg.ProxyEnvironment) > 0 {
 		service.EnvironmentFiles = []string{a.files.EnvironmentFile()}
 	}
-	return service
+	return service, nil
 }
 
 func (a *Agent) arguments(configDir string) []string {

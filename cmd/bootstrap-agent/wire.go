@@ -48,6 +48,7 @@ func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
 		Machine: agent.ReadMachine("/", a.getenv("SYSTEMD_BOOT_ID")),
 		Clock:   agent.SystemClock{},
 		Log:     log,
+		AtRest:  func() { giveMemoryBack(log) },
 		Version: buildInfo().Version,
 	}
 	if a.adapt != nil {

@@ -1,0 +1,54 @@
+package main
+
+import (
+	"bufio"
+	"os"
+	"runtime/debug"
+	"strconv"
+	"strings"
+
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+)
+
+// giveMemoryBack lets go of what a join needed and a node at rest does not: the
+// heap's free pages, and the pages of the program itself. Those are clean pages
+// of a file; the few that are needed come back from the page cache by
+// themselves. On every machine of a fleet that is some ten megabytes.
+func giveMemoryBack(log *logrus.Logger) {
+	debug.FreeOSMemory()
+	maps, err := os.Open("/proc/self/maps")
+	if err != nil {
+		log.WithError(err).Debug("the program's pages stay mapped")
+		return
+	}
+	defer func() { _ = maps.Close() }()
+	program, err := os.Readlink("/proc/self/exe")
+	if err != nil {
+		return
+	}
+	for lines := bufio.NewScanner(maps); lines.Scan(); {
+		if start, end, ok := readOnlyPages(lines.Text(), program); ok {
+			if _, _, errno := unix.Syscall(unix.SYS_MADVISE, start, end-start, unix.MADV_DONTNEED); errno != 0 {
+				log.WithError(errno).Debug("the program's pages stay mapped")
+			}
+		}
+	}
+}
+
+// readOnlyPages reads a line of /proc/self/maps (proc_pid_maps(5)) and says
+// whether it is a part of the program that is never written to: only such pages
+// can be read from the file again.
+func readOnlyPages(line, program string) (start, end uintptr, ok bool) {
+	fields := strings.Fields(line)
+	if len(fields) < 6 || fields[5] != program || (fields[1] != "r--p" && fields[1] != "r-xp") {
+		return 0, 0, false
+	}
+	from, to, found := strings.Cut(fields[0], "-")
+	first, err1 := strconv.ParseUint(from, 16, 64)
+	last, err2 := strconv.ParseUint(to, 16, 64)
+	if !found || err1 != nil || err2 != nil || last <= first {
+		return 0, 0, false
+	}
+	return uintptr(first), uintptr(last), true
+}
