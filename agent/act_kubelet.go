@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -17,12 +18,28 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
+// admittedFor is how long the machine is taken for admissible without another
+// look: discovery and request follow each other within milliseconds.
+const admittedFor = 2 * time.Second
+
 // lastLines is how much of the kubelet's own log goes into KubeletFailed.
 const lastLines = 8
 
 // admissible checks this machine for what would stop the join anyway, before
 // any traffic and before anything is written.
 func (a *Agent) admissible(ctx context.Context) error {
+	now := a.deps.Clock.Monotonic()
+	if a.memory.admitted != 0 && now-a.memory.admitted < admittedFor {
+		return nil // looked at a moment ago, in the same join
+	}
+	if err := a.inspect(ctx); err != nil {
+		return err
+	}
+	a.memory.admitted = now
+	return nil
+}
+
+func (a *Agent) inspect(ctx context.Context) error {
 	existing, unitErr := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
 	if unitErr != nil && fault.ReasonOf(unitErr) == "" {
 		return fmt.Errorf("cannot ask systemd about %s: %w", UnitName, unitErr)

@@ -82,7 +82,8 @@ type memory struct {
 	lookForDrift  bool     // compare the unit with what would be written now
 	renderDrift   []string // what that showed last
 	lastUnitStart time.Duration
-	unit          systemd.Unit // as last seen
+	unit          systemd.Unit  // as last seen
+	admitted      time.Duration // when the machine was found admissible (monotonic)
 }
 
 // New makes an agent. Nothing happens before Run.
@@ -109,6 +110,12 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot start: %w", err)
 	}
 	defer held.release()
+	var background sync.WaitGroup
+	defer background.Wait()
+	ctx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	// The bus is dialled while the records are read; the answer is asked for again.
+	background.Go(func() { _, _ = a.deps.Units.Unit(ctx, UnitName) })
 	if err := a.remember(); err != nil {
 		return fmt.Errorf("cannot start: %w", err)
 	}
@@ -118,10 +125,6 @@ func (a *Agent) Run(ctx context.Context) error {
 		return fmt.Errorf("cannot start: %w", err)
 	}
 	a.heart.beat(a.deps.Clock.Now(), actAtMost)
-	var background sync.WaitGroup
-	defer background.Wait()
-	ctx, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
 	background.Go(func() { a.feedWatchdog(ctx) })
 
 	a.tell(a.deps.Notify.Ready())

@@ -74,6 +74,7 @@ func (a *Agent) takeReload() {
 	}
 	a.wallet.refused = nil
 	a.memory.lookForDrift = true
+	a.memory.admitted = 0
 	a.retry.reset()
 	a.tell(a.deps.Notify.Ready())
 }
