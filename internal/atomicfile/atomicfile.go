@@ -19,6 +19,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"sync"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
@@ -39,6 +41,77 @@ func Write(path string, data []byte, mode fs.FileMode) (changed bool, err error)
 		return false, err
 	}
 	return true, nil
+}
+
+// File is one file for WriteAll.
+type File struct {
+	Path string
+	Data []byte
+	Mode fs.FileMode
+}
+
+// WriteAll is Write for several files that do not depend on each other, with the
+// waiting for the disk shared: all of them are written and synced side by side,
+// then renamed in the order given, then each folder is synced once. Before all
+// are on the disk none is replaced, so a full disk leaves every one as it was;
+// after a crash each is the old one or the new one, whole. It returns the paths
+// that had to be written.
+func WriteAll(files ...File) (changed []string, err error) {
+	var todo []File
+	for _, f := range files {
+		same, err := isSame(f.Path, f.Data, f.Mode)
+		if err != nil {
+			return nil, err
+		}
+		if !same {
+			todo = append(todo, f)
+		}
+	}
+	temps := make([]string, len(todo))
+	faults := make([]error, len(todo))
+	var writing sync.WaitGroup
+	for i, f := range todo {
+		if temps[i], err = tempName(f.Path); err != nil {
+			return nil, err
+		}
+	}
+	for i, f := range todo {
+		writing.Go(func() { faults[i] = writeTemp(temps[i], f.Data, f.Mode) })
+	}
+	writing.Wait()
+	for i, f := range todo {
+		if faults[i] == nil {
+			continue
+		}
+		for _, tmp := range temps {
+			_ = os.Remove(tmp)
+		}
+		return nil, failed(f.Path, faults[i])
+	}
+	var folders []string
+	for i, f := range todo {
+		if err := os.Rename(temps[i], f.Path); err != nil {
+			for _, tmp := range temps[i:] {
+				_ = os.Remove(tmp)
+			}
+			return changed, errors.Join(failed(f.Path, err), syncDirs(folders))
+		}
+		changed = append(changed, f.Path)
+		if dir := filepath.Dir(f.Path); !slices.Contains(folders, dir) {
+			folders = append(folders, dir)
+		}
+	}
+	return changed, syncDirs(folders)
+}
+
+func syncDirs(dirs []string) error {
+	faults := make([]error, len(dirs))
+	var syncing sync.WaitGroup
+	for i, dir := range dirs {
+		syncing.Go(func() { faults[i] = syncDir(dir) })
+	}
+	syncing.Wait()
+	return errors.Join(faults...)
 }
 
 // Symlink makes path a symbolic link to target, swapping an older link by
@@ -71,6 +144,16 @@ func Remove(path string) error {
 		return failed(path, err)
 	}
 	return syncDir(filepath.Dir(path))
+}
+
+// Discard deletes a file without waiting for the disk: after a power cut it may
+// be there again. For what does no harm then; what must not come back is removed
+// with Remove. A path that is not there is no error.
+func Discard(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return failed(path, err)
+	}
+	return nil
 }
 
 // MkdirAll makes path and its missing parents, durably. The last folder gets
@@ -166,12 +249,10 @@ func isSame(path string, data []byte, mode fs.FileMode) (bool, error) {
 // replace makes a temporary name beside path, has it filled, and renames it
 // over path. On any error the temporary file is gone again.
 func replace(path string, fill func(tmp string) error) error {
-	dir := filepath.Dir(path)
-	random := make([]byte, 8)
-	if _, err := rand.Read(random); err != nil {
-		return failed(path, err)
+	tmp, err := tempName(path)
+	if err != nil {
+		return err
 	}
-	tmp := filepath.Join(dir, tempPrefix+hex.EncodeToString(random))
 	if err := fill(tmp); err != nil {
 		_ = os.Remove(tmp)
 		return failed(path, err)
@@ -180,7 +261,16 @@ func replace(path string, fill func(tmp string) error) error {
 		_ = os.Remove(tmp)
 		return failed(path, err)
 	}
-	return syncDir(dir)
+	return syncDir(filepath.Dir(path))
+}
+
+// tempName is a name beside path that nobody else has.
+func tempName(path string) (string, error) {
+	random := make([]byte, 8)
+	if _, err := rand.Read(random); err != nil {
+		return "", failed(path, err)
+	}
+	return filepath.Join(filepath.Dir(path), tempPrefix+hex.EncodeToString(random)), nil
 }
 
 func writeTemp(tmp string, data []byte, mode fs.FileMode) error {
