@@ -20,7 +20,6 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/http/httptrace"
 	"net/url"
 	"sync"
 	"sync/atomic"
@@ -81,8 +80,8 @@ type Client struct {
 	now       func() time.Time
 	roots     *x509.CertPool
 	transport *http.Transport
-	trace     *httptrace.ClientTrace
 	conns     connections
+	first     firstConnection
 
 	certificates, core, coordination, authorization *rest.RESTClient
 
@@ -128,7 +127,6 @@ func New(o Options) (*Client, error) {
 	if c.conns.dial == nil {
 		c.conns.dial = (&net.Dialer{Timeout: dialTimeout}).DialContext
 	}
-	c.trace = &httptrace.ClientTrace{TLSHandshakeStart: func() { c.handshakes.Add(1) }}
 	c.transport = &http.Transport{
 		Proxy:                  o.Proxy,
 		DialContext:            c.conns.dialContext,

@@ -45,7 +45,17 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 	if req.URL.Scheme != "https" || req.URL.Host != c.host {
 		return nil, fmt.Errorf("refused to ask another host than %s", c.host)
 	}
-	req = req.Clone(httptrace.WithClientTrace(req.Context(), c.trace))
+	connected, err := c.first.enter(req.Context())
+	if err != nil {
+		note.failed = err
+		return nil, err
+	}
+	defer connected(false)
+	trace := &httptrace.ClientTrace{
+		TLSHandshakeStart: func() { c.handshakes.Add(1) },
+		GotConn:           func(httptrace.GotConnInfo) { connected(true) },
+	}
+	req = req.Clone(httptrace.WithClientTrace(req.Context(), trace))
 	if c.userAgent != "" {
 		req.Header.Set("User-Agent", c.userAgent)
 	}
@@ -73,6 +83,49 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxBodyBytes}
 	}
 	return resp, nil
+}
+
+// firstConnection lets requests that are made together share a connection: as
+// long as there is none, one request dials and the others wait until it has got
+// through or failed. Otherwise each would dial and shake hands for itself.
+type firstConnection struct {
+	mu      sync.Mutex
+	there   bool
+	dialing chan struct{} // closed when the one that dials is done; nil: nobody does
+}
+
+// enter returns when there is a connection or it is on this request to make one.
+// The returned function says whether the request has its connection; only the
+// first call counts.
+func (f *firstConnection) enter(ctx context.Context) (done func(connected bool), err error) {
+	for {
+		f.mu.Lock()
+		if f.there {
+			f.mu.Unlock()
+			return func(bool) {}, nil
+		}
+		ahead := f.dialing
+		if ahead == nil {
+			mine := make(chan struct{})
+			f.dialing = mine
+			f.mu.Unlock()
+			var once sync.Once
+			return func(connected bool) {
+				once.Do(func() {
+					f.mu.Lock()
+					f.there, f.dialing = connected, nil
+					f.mu.Unlock()
+					close(mine)
+				})
+			}, nil
+		}
+		f.mu.Unlock()
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-ahead:
+		}
+	}
 }
 
 // redirect is a 3xx answer. It is never followed: the token would go along.
