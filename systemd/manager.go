@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -144,8 +145,9 @@ func (m *Manager) dial(ctx context.Context, one func(context.Context) (*dbus.Con
 	abort := context.AfterFunc(ctx, cancel)
 	c := &conn{life: life, cancel: cancel}
 	var err error
+	both := together(life, one)
 	c.Conn, err = sddbus.NewConnection(func() (*dbus.Conn, error) {
-		bus, err := one(life)
+		bus, err := both()
 		if err != nil {
 			return nil, err
 		}
@@ -165,6 +167,26 @@ func (m *Manager) dial(ctx context.Context, one func(context.Context) (*dbus.Con
 		return nil, err
 	}
 	return c, nil
+}
+
+// together dials the two connections that go-systemd asks for one after the
+// other side by side. One that is not fetched ends with life.
+func together(life context.Context, one func(context.Context) (*dbus.Conn, error)) func() (*dbus.Conn, error) {
+	type dialled struct {
+		bus *dbus.Conn
+		err error
+	}
+	results := make(chan dialled, 2)
+	for range 2 {
+		go func() {
+			bus, err := one(life)
+			results <- dialled{bus, err}
+		}()
+	}
+	return func() (*dbus.Conn, error) {
+		r := <-results
+		return r.bus, r.err
+	}
 }
 
 func (m *Manager) dialBus(life context.Context) (*dbus.Conn, error) {
@@ -278,9 +300,21 @@ func wait(ctx context.Context, d time.Duration) error {
 func (m *Manager) Unit(ctx context.Context, name string) (Unit, error) {
 	var u Unit
 	err := m.call(ctx, callTimeout, func(ctx context.Context, c *conn) error {
-		props, err := c.GetAllPropertiesContext(ctx, name)
+		props, err := c.GetUnitPropertiesContext(ctx, name)
+		if err != nil {
+			return err
+		}
+		if props["LoadState"] != "not-found" || props["ActiveState"] != "inactive" {
+			// A unit that is not there has no service to ask about: that is the
+			// greater half of the answer, and a join waits for it.
+			service, err := c.GetUnitTypePropertiesContext(ctx, name, "Service")
+			if err != nil {
+				return err
+			}
+			maps.Copy(props, service)
+		}
 		u = unitOf(name, props)
-		return err
+		return nil
 	})
 	if err != nil {
 		return Unit{}, fmt.Errorf("cannot read the state of %s: %w", name, err)
