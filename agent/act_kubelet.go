@@ -4,13 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
 	"github.com/sirupsen/logrus"
-	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -44,6 +42,8 @@ func (a *Agent) inspect(ctx context.Context) error {
 	if unitErr != nil && fault.ReasonOf(unitErr) == "" {
 		return fmt.Errorf("cannot ask systemd about %s: %w", UnitName, unitErr)
 	}
+	a.noteUnit(existing.Unit)
+	a.memory.owner = existing.Owner
 	search := kubelet.Search{
 		Layout:       a.files.Layout,
 		Kubeconfigs:  []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/kubelet.conf")},
@@ -68,7 +68,7 @@ func (a *Agent) inspect(ctx context.Context) error {
 	if _, err := a.binary(); err != nil {
 		faults = append(faults, err)
 	}
-	if err := a.operatorConfig(); err != nil {
+	if err := a.renderer().operatorConfig(); err != nil {
 		faults = append(faults, err)
 	}
 	if err := a.lostFlags(existing); err != nil {
@@ -84,54 +84,6 @@ func (a *Agent) isOurs(path string) bool {
 
 func (a *Agent) binary() (string, error) {
 	return kubelet.FindBinary(a.cfg.Kubelet.Binary, a.deps.Host.Binaries)
-}
-
-// operatorConfig renders the operator's kubelet config once, to refuse early
-// what it would refuse late.
-func (a *Agent) operatorConfig() error {
-	if a.cfg.Kubelet.ConfigFile == "" {
-		return nil
-	}
-	input, err := a.operatorInput()
-	if err != nil {
-		return err
-	}
-	// The CA is written later in the join: it counts as there.
-	input.FileExists = func(path string) bool {
-		_, err := os.Stat(path)
-		return err == nil || path == a.files.CACert()
-	}
-	_, _, err = kubelet.RenderConfig(input)
-	return err
-}
-
-func (a *Agent) operatorInput() (kubelet.RenderInput, error) {
-	base, err := readSmall(a.cfg.Kubelet.ConfigFile)
-	if err != nil {
-		return kubelet.RenderInput{}, fault.New(fault.ConfigInvalid, "kubelet.configFile: %w", err)
-	}
-	return a.renderInput(kubelet.Operator, base), nil
-}
-
-func (a *Agent) renderInput(source kubelet.Source, base []byte) kubelet.RenderInput {
-	clientCA := a.cfg.Kubelet.ClientCAFile
-	if clientCA == "" {
-		clientCA = a.files.CACert()
-	}
-	return kubelet.RenderInput{
-		Source: source, Base: base, Dir: a.files.Root(), ClientCAFile: clientCA,
-		ClusterDNS: a.cfg.ClusterDNS, ClusterDomain: a.cfg.ClusterDomain,
-		RegisterWithTaints: a.cfg.NodeTaints, ServingCertificate: a.cfg.Kubelet.ServingCertificate,
-		ResolvConf: a.deps.Host.ResolvConf(), CgroupV2: a.deps.Host.CgroupV2(),
-	}
-}
-
-func (a *Agent) runtime(ctx context.Context) (kubelet.Runtime, error) {
-	found, notes, err := kubelet.FindRuntime(ctx, a.cfg.Kubelet.RuntimeEndpoint, a.deps.Host.Runtimes, a.deps.Host.DialRuntime)
-	for _, note := range notes {
-		a.log.WithField("detail", note.String()).Info("container runtime")
-	}
-	return found, err
 }
 
 // lostFlags refuses to take over somebody else's unit while flags of its
@@ -166,146 +118,16 @@ func (a *Agent) readAhead(ctx context.Context) {
 	}()
 }
 
-// configure writes what is missing or damaged of CA, kubelet config and, last,
-// the kubeconfig: the commit point after which the machine counts as configured.
-// After a new pair was installed all three are written from the trust record.
-// What a person edited is kept, except where it names another cluster.
-func (a *Agent) configure(ctx context.Context, o Observation) error {
-	if a.trust == nil {
-		return a.discover(ctx, o) // the record is lost, and the CA with it
-	}
-	return a.stepped(StepConfigure, func() (string, error) {
-		path := a.files.ConfigFile()
-		if !contains(o.Files.Damaged, path) && (!a.manifest.Rewrite || contains(o.Files.Drifted, path)) {
-			return "", a.writeFiles(o, nil)
-		}
-		source, config, err := a.kubeletConfig(ctx)
-		if err != nil {
-			return "", err
-		}
-		return "from " + string(source), a.writeFiles(o, config)
-	})
-}
-
-// kubeletConfig renders the kubelet's configuration for this machine.
-func (a *Agent) kubeletConfig(ctx context.Context) (kubelet.Source, []byte, error) {
-	runtime, err := a.runtime(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	input, err := a.kubeletConfigSource(ctx)
-	if err != nil {
-		return "", nil, err
-	}
-	input.RuntimeEndpoint = runtime.Endpoint
-	input.CgroupDriver = a.deps.Host.CgroupDriver(runtime)
-	input.FileExists = func(path string) bool {
-		_, err := os.Stat(path)
-		return err == nil || path == a.files.CACert() // written below, before the commit point
-	}
-	config, notes, err := kubelet.RenderConfig(input)
-	if err != nil {
-		return "", nil, fmt.Errorf("cannot render the kubelet config from %s: %w", input.Source, err)
-	}
-	for _, note := range notes {
-		a.log.WithField("detail", note.String()).Info("kubelet config")
-	}
-	return input.Source, config, nil
-}
-
-// kubeletConfigSource picks the operator's file, the cluster's ConfigMap, or
-// the built-in defaults.
-func (a *Agent) kubeletConfigSource(ctx context.Context) (kubelet.RenderInput, error) {
-	if a.cfg.Kubelet.ConfigFile != "" {
-		return a.operatorInput()
-	}
-	if err := a.connectCurrent(); err != nil {
-		return kubelet.RenderInput{}, err
-	}
-	text, err := a.node.KubeletConfig(ctx)
-	switch {
-	case err == nil:
-		return a.renderInput(kubelet.Cluster, []byte(text)), nil
-	case apierrors.IsForbidden(err), apierrors.IsNotFound(err):
-		a.log.WithField("cause", err.Error()).Info("the cluster has no kubelet-config for its nodes, built-in defaults are used")
-		return a.renderInput(kubelet.BuiltIn, nil), nil
-	}
-	a.closeNode() // the next attempt dials anew
-	return kubelet.RenderInput{}, fmt.Errorf("cannot read the cluster's kubelet-config: %w", err)
-}
-
-// writeFiles writes those files that have to be written, in an order that leaves
-// no kubeconfig which names something missing. config nil: it stays as it is.
-func (a *Agent) writeFiles(o Observation, config []byte) error {
-	kubeconfig, err := a.files.RenderKubeconfig(a.trust.Server)
-	if err != nil {
-		return err
-	}
-	environment, err := kubelet.RenderEnvironment(a.cfg.ProxyEnvironment)
-	if err != nil {
-		return err
-	}
-	ca := []byte(a.trust.CA)
-	wanted := func(path string) bool { return a.manifest.Rewrite || contains(o.Files.Damaged, path) }
-	type file struct {
-		path  string
-		data  []byte
-		write func() (bool, error)
-		input bool // the kubelet reads it at its start only
-	}
-	var files []file
-	if wanted(a.files.CACert()) {
-		files = append(files, file{a.files.CACert(), ca, func() (bool, error) { return a.files.WriteCA(ca) }, true})
-	}
-	if config != nil {
-		files = append(files, file{a.files.ConfigFile(), config, func() (bool, error) { return a.files.WriteConfig(config) }, false})
-	}
-	if _, known := a.manifest.Files[a.files.EnvironmentFile()]; !known || a.manifest.Rewrite {
-		files = append(files, file{a.files.EnvironmentFile(), environment, func() (bool, error) { return a.files.WriteEnvironment(a.cfg.ProxyEnvironment) }, false})
-	}
-	if wanted(a.files.Kubeconfig()) {
-		files = append(files, file{a.files.Kubeconfig(), kubeconfig, func() (bool, error) { return a.files.WriteKubeconfig(a.trust.Server) }, true})
-	}
-
-	inputs, before := a.manifest.Inputs, false
-	var paths []string
-	hashes := map[string]string{}
-	for _, f := range files {
-		paths = append(paths, f.path)
-		hashes[f.path] = hashOf(f.data)
-		// The same bytes as before, only gone in between, are no new input.
-		before = before || f.input && a.manifest.Files[f.path] != hashes[f.path]
-	}
-	if err := a.intend(hashes, paths...); err != nil {
-		return err
-	}
-	for _, f := range files {
-		changed, err := f.write()
-		if err != nil {
-			return err
-		}
-		if changed {
-			a.log.WithField("path", f.path).Info("file written")
-		}
-	}
-	a.manifest.Inputs = inputs
-	if before {
-		a.manifest.Inputs = a.now()
-	}
-	a.manifest.Rewrite = false
-	return a.manifest.write(a.cfg.Paths)
-}
-
 // start writes the unit, has systemd read it, and starts the kubelet, or
 // restarts one that is older than its inputs.
 func (a *Agent) start(ctx context.Context, o Observation) error {
+	recorded := func() error { return nil }
 	if a.manifest.Started.isZero() || !o.Unit.Installed {
 		if err := a.stepped(StepUnit, func() (string, error) { return a.installUnit(ctx) }); err != nil {
-			return err
+			// The files of this join are not on record yet, see writeFiles.
+			return errors.Join(err, a.manifest.write(a.cfg.Paths))
 		}
-		if err := a.recordUnit(); err != nil {
-			return err
-		}
+		recorded = a.recordStart()
 	} // else: the unit of a node is what it is; how it would look today is reported
 	err := a.stepped(StepStart, func() (string, error) {
 		if o.Unit.Older {
@@ -316,6 +138,9 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 		_, err := a.deps.Units.Start(ctx, UnitName)
 		return "", err
 	})
+	if rerr := recorded(); rerr != nil {
+		return errors.Join(rerr, err)
+	}
 	if err != nil {
 		return a.kubeletFailed(ctx, err)
 	}

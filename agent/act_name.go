@@ -44,6 +44,7 @@ func (a *Agent) checkName(ctx context.Context, o Observation) error {
 		if err := a.connectNode(data); err != nil {
 			return "", err
 		}
+		a.renderAhead(ctx, o)
 		return a.nameIsFree(ctx)
 	})
 	var unauthorized *apiclient.Unauthorized
@@ -153,8 +154,14 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 		}
 		a.logKubelet().Info("kubelet stopped, its certificate is replaced")
 	}
-	a.manifest.Rewrite = true
-	if err := a.intend(nil, a.files.CurrentPair(), a.files.CACert(), a.files.Kubeconfig(), a.files.ConfigFile()); err != nil {
+	for _, path := range []string{
+		a.files.CurrentPair(), a.files.CACert(), a.files.ConfigFile(), a.files.EnvironmentFile(),
+		a.files.ServingCert(), a.files.ServingKey(), a.files.Kubeconfig(),
+	} {
+		a.manifest.expect(path, "")
+	}
+	a.manifest.Rewrite, a.manifest.Inputs = true, a.now()
+	if err := a.manifest.write(a.cfg.Paths); err != nil {
 		return err
 	}
 	if _, err := a.files.WritePair(pair, pair); err != nil {
@@ -163,22 +170,27 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 	a.manifest.Inputs = a.now()
 	a.memory.rejected, a.memory.unauthorized = "", time.Time{}
 	a.log.WithField("path", a.files.CurrentPair()).Info("certificate installed")
-	return atomicfile.Remove(a.cfg.Paths.NewPair())
+	// Should it come back after a power cut, it is the same pair once more; and the
+	// next sync in that folder, of the manifest, is milliseconds away.
+	return atomicfile.Discard(a.cfg.Paths.NewPair())
 }
 
-// intend records, before anything is written, that these paths are ours (with
-// the hash of what they will hold, where it is known) and that the kubelet's
-// inputs change now: a crash in the middle leaves neither a file of ours that
-// looks foreign nor a kubelet that runs on old inputs unseen.
-func (a *Agent) intend(hashes map[string]string, paths ...string) error {
-	for _, path := range paths {
-		if hash := hashes[path]; hash != "" {
-			a.manifest.Files[path] = hash
-		} else if _, known := a.manifest.Files[path]; !known {
-			a.manifest.Files[path] = ""
+// intend records, before anything is written, that these paths are ours, with
+// the hash of what they will hold, and that the kubelet's inputs change now: a
+// crash in the middle leaves neither a file of ours that looks foreign nor a
+// kubelet that runs on old inputs unseen. While the files that belong to a new
+// pair are written (Rewrite), the record that was made for the pair covers them.
+func (a *Agent) intend(hashes map[string]string) error {
+	covered := a.manifest.Rewrite
+	for path, hash := range hashes {
+		if a.manifest.expect(path, hash) {
+			covered = false
 		}
 	}
 	a.manifest.Inputs = a.now()
+	if covered {
+		return nil
+	}
 	return a.manifest.write(a.cfg.Paths)
 }
 
@@ -201,6 +213,8 @@ func (a *Agent) connectNode(pair []byte) error {
 }
 
 func (a *Agent) closeNode() {
+	a.rendering.abandon() // it asks on this connection
+	a.rendering = nil
 	if a.node != nil {
 		a.node.Close()
 		a.node = nil

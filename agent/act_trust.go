@@ -94,7 +94,6 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 		return fmt.Errorf("cannot request a certificate: %w", err)
 	}
 	defer api.Close()
-	a.prepareUnit(ctx)
 	var credentials *csr.Credentials
 	a.status.CSR = nil
 	waiting := false
@@ -104,6 +103,7 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 			OnProgress: func(p csr.Progress) {
 				if !waiting && p.Name != "" {
 					waiting = true
+					a.prepareUnit(ctx) // now, when there is nothing to do but wait
 					a.timeline.end(StepRequest, a.deps.Clock.Now(), p.Name, "")
 					a.timeline.begin(StepApproval, a.deps.Clock.Now())
 				}
@@ -143,7 +143,8 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 		return err
 	}
 	a.log.WithField("csr", credentials.CSR).WithField("notAfter", credentials.Leaf.NotAfter.UTC().Format(time.RFC3339)).Info("certificate issued")
-	return atomicfile.Remove(a.cfg.Paths.PendingKey())
+	// Should the key come back after a power cut, the pair above goes before it.
+	return atomicfile.Discard(a.cfg.Paths.PendingKey())
 }
 
 func withoutApprove(c *CSRStatus) *CSRStatus {

@@ -51,6 +51,7 @@ type Agent struct {
 	wallet       wallet
 	node         API          // with the node's own pair; open during the join only
 	prepared     *preparation // of kubelet.service, while the approval is awaited
+	rendering    *rendering   // of the kubelet config, while the name is asked for
 	readingAhead bool
 	retry        backoff
 	retryPhase   Phase // the one that failed; only what is beyond it ends the backoff
@@ -77,12 +78,16 @@ type memory struct {
 	rejected      string    // serial of a pair that was refused twice
 	nextAPICheck  time.Time
 	eager         time.Duration // pause before the next look at a node that is not Ready yet
+	serverDue     time.Time     // when a provisional server is given up for cluster-info's
 	caOffered     []string
+	serverOffered string // by cluster-info, other than the one accepted
 	caClosed      bool
 	lookForDrift  bool     // compare the unit with what would be written now
 	renderDrift   []string // what that showed last
 	lastUnitStart time.Duration
 	unit          systemd.Unit  // as last seen
+	unitAt        time.Duration // when that was (monotonic)
+	owner         systemd.Owner // whose it was when the machine was found admissible
 	admitted      time.Duration // when the machine was found admissible (monotonic)
 }
 
@@ -114,8 +119,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer background.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	// The bus is dialled while the records are read; the answer is asked for again.
-	background.Go(func() { _, _ = a.deps.Units.Unit(ctx, UnitName) })
+	ticks := a.deps.Units.Watch(ctx, UnitName) // the bus is dialled while the records are read
 	if err := a.remember(); err != nil {
 		return fmt.Errorf("cannot start: %w", err)
 	}
@@ -128,7 +132,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	background.Go(func() { a.feedWatchdog(ctx) })
 
 	a.tell(a.deps.Notify.Ready())
-	err = a.loop(ctx)
+	err = a.loop(ctx, ticks)
 	a.tell(a.deps.Notify.Stopping())
 	a.closeNode()
 	a.prepared.abandon()
@@ -163,8 +167,7 @@ func (a *Agent) remember() error {
 }
 
 // loop observes, decides and acts until ctx ends.
-func (a *Agent) loop(ctx context.Context) error {
-	ticks := a.deps.Units.Watch(ctx, UnitName)
+func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 	for {
 		a.takeReload()
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)

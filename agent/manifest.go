@@ -64,6 +64,16 @@ func (m *manifest) write(paths Paths) error {
 	return writeJSON(paths.ManifestFile(), m)
 }
 
+// expect notes that a path is about to be written by us, with the hash of what
+// it will hold ("": not known yet). It returns whether the path is new here.
+func (m *manifest) expect(path, hash string) (added bool) {
+	_, known := m.Files[path]
+	if hash != "" || !known {
+		m.Files[path] = hash
+	}
+	return !known
+}
+
 // wrote records a file's bytes.
 func (m *manifest) wrote(path string, data []byte) {
 	m.Files[path] = hashOf(data)

@@ -184,11 +184,20 @@ func execStart(u systemd.Unit) time.Duration {
 	return time.Duration(u.ExecMainStartMonotonic) * time.Microsecond
 }
 
-// lookAtUnit asks systemd about the kubelet's unit, unless the files alone
-// decide the phase and it was asked a moment ago in the same join: while systemd
-// reads its units anew (see prepareUnit) it would not answer.
+// lookAtUnit asks systemd about the kubelet's unit, unless there is no need to:
+// in a first join the files alone decide the phase until the kubelet's start,
+// and admissible has looked before. A look of a moment ago, in the same join, is
+// as good as another; and while systemd reads its units anew (see prepareUnit)
+// it would not answer.
 func (a *Agent) lookAtUnit(ctx context.Context, byFiles Phase) (systemd.Unit, error) {
-	if byFiles != StartingKubelet && a.prepared != nil {
+	if a.manifest.Started.isZero() {
+		seen := a.memory.unitAt
+		recent := seen != 0 && a.deps.Clock.Monotonic()-seen < admittedFor
+		if recent || byFiles == Discovering || byFiles == RequestingCertificate {
+			return a.memory.unit, nil
+		}
+	}
+	if byFiles != StartingKubelet && a.prepared != nil && !a.prepared.ended() {
 		return a.memory.unit, nil
 	}
 	if err := a.awaitPrepared(ctx); err != nil {
@@ -198,8 +207,14 @@ func (a *Agent) lookAtUnit(ctx context.Context, byFiles Phase) (systemd.Unit, er
 	if err != nil {
 		return systemd.Unit{}, fmt.Errorf("cannot ask systemd about %s: %w", UnitName, err)
 	}
-	a.memory.unit = unit
+	a.noteUnit(unit)
 	return unit, nil
+}
+
+// noteUnit remembers how the unit looks now.
+func (a *Agent) noteUnit(unit systemd.Unit) {
+	a.memory.unit, a.memory.unitAt = unit, a.deps.Clock.Monotonic()
+	a.describeUnit(unit)
 }
 
 // hasNewPair tells whether a signed pair that can be used waits in our own

@@ -33,11 +33,7 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 		s.Cluster = &ClusterStatus{Server: a.trust.Server, Provisional: a.trust.Provisional, Endpoint: a.trust.Endpoint, CAPins: a.trust.CAPins}
 		s.Node.UID = a.trust.NodeUID
 	}
-	s.Kubelet = KubeletStatus{Unit: UnitName, ActiveState: unit.ActiveState, SubState: unit.SubState, MainPID: unit.MainPID}
-	if started := execStart(unit); started > 0 && unit.MainPID != 0 {
-		at := a.deps.Clock.Now().Add(started - a.deps.Clock.Monotonic()).UTC().Truncate(time.Millisecond)
-		s.Kubelet.Started = &at
-	}
+	a.describeUnit(unit)
 	if o.Unit.Active {
 		healthy := o.Healthy
 		s.Kubelet.Healthy = &healthy
@@ -47,6 +43,15 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 	if s.Node.Seen && o.LeaseRenewed {
 		ready := a.memory.node.Ready
 		s.Node.Ready, s.Node.Message = &ready, a.memory.node.NotReady
+	}
+}
+
+func (a *Agent) describeUnit(unit systemd.Unit) {
+	s := &a.status.Kubelet
+	*s = KubeletStatus{Unit: UnitName, ActiveState: unit.ActiveState, SubState: unit.SubState, MainPID: unit.MainPID}
+	if started := execStart(unit); started > 0 && unit.MainPID != 0 {
+		at := a.deps.Clock.Now().Add(started - a.deps.Clock.Monotonic()).UTC().Truncate(time.Millisecond)
+		s.Started = &at
 	}
 }
 

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -33,7 +34,17 @@ func (p *preparation) abandon() {
 	<-p.done
 }
 
-// prepareUnit begins to write the unit, once the cluster is trusted. It takes
+// ended says whether a preparation is over.
+func (p *preparation) ended() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// prepareUnit begins to write the unit, once a certificate is asked for. It takes
 // the asking and telling of systemd (and its daemon-reload, where a unit was
 // there before) out of the way between the certificate and the kubelet's start.
 func (a *Agent) prepareUnit(ctx context.Context) {
@@ -48,9 +59,13 @@ func (a *Agent) prepareUnit(ctx context.Context) {
 	p := &preparation{service: service, cancel: cancel, done: make(chan struct{})}
 	a.prepared = p
 	units, dir := a.deps.Units, a.cfg.Paths.Units
+	service.Alien = a.memory.owner == systemd.OwnerAlien // as admissible saw it; Install looks again
 	go func() {
 		defer close(p.done)
-		_, p.err = install(ctx, units, dir, service)
+		var rendered systemd.Rendered
+		if rendered, p.err = systemd.Render(service); p.err == nil {
+			_, p.err = units.Install(ctx, dir, rendered, true)
+		}
 	}()
 }
 
@@ -116,7 +131,7 @@ func (a *Agent) service(ctx context.Context) (systemd.KubeletService, error) {
 		return systemd.KubeletService{}, err
 	}
 	after := []string{}
-	if runtime, err := a.runtime(ctx); err == nil && runtime.Unit != "" {
+	if runtime, err := a.renderer().runtime(ctx); err == nil && runtime.Unit != "" {
 		after = append(after, runtime.Unit)
 	}
 	configDir := a.cfg.Kubelet.ConfigDir
@@ -143,14 +158,21 @@ func (a *Agent) arguments(configDir string) []string {
 	})
 }
 
-// recordUnit remembers the unit files as they now are, and that the kubelet is
-// started by the agent: from now on a stopped one was stopped by a person.
-func (a *Agent) recordUnit() error {
+// recordStart remembers the unit files as they now are, and that the kubelet is
+// started by the agent: from now on a stopped one was stopped by a person. The
+// record becomes durable beside the start itself: after a crash in between the
+// kubelet runs and the start is put on record once more. The result is there
+// when the returned function has returned.
+func (a *Agent) recordStart() (wait func() error) {
 	for _, path := range []string{filepath.Join(a.cfg.Paths.Units, UnitName), a.dropIn()} {
 		if data, err := readSmall(path); err == nil && systemd.Ours(data) {
 			a.manifest.wrote(path, data)
 		}
 	}
 	a.manifest.Started, a.manifest.ReloadOwed = a.now(), true
-	return a.manifest.write(a.cfg.Paths)
+	record := *a.manifest
+	record.Files = maps.Clone(a.manifest.Files)
+	written := make(chan error, 1)
+	go func() { written <- record.write(a.cfg.Paths) }()
+	return func() error { return <-written }
 }

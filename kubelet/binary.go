@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -69,11 +70,15 @@ type Version struct {
 // OldestMinor is the oldest kubelet 1.x that is supported.
 const OldestMinor = 30
 
-var versionPattern = regexp.MustCompile(`^Kubernetes (v(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})(?:\.[0-9A-Za-z.+-]{1,100})?)\s*$`)
+// versionPattern is made when it is first needed: it takes a millisecond, and
+// every start of every command would wait for it.
+var versionPattern = sync.OnceValue(func() *regexp.Regexp {
+	return regexp.MustCompile(`^Kubernetes (v(0|[1-9][0-9]{0,3})\.(0|[1-9][0-9]{0,3})(?:\.[0-9A-Za-z.+-]{1,100})?)\s*$`)
+})
 
 // ParseVersion reads what `kubelet --version` prints.
 func ParseVersion(out string) (Version, error) {
-	m := versionPattern.FindStringSubmatch(out)
+	m := versionPattern().FindStringSubmatch(out)
 	if m == nil {
 		return Version{}, fmt.Errorf("no version of a kubelet: %s", fault.Quote(out))
 	}

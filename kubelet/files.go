@@ -37,8 +37,8 @@ const (
 // tells what is there. Every Write method returns whether a byte or a mode had
 // to change: nothing unchanged is rewritten.
 //
-// The order of a join is pair, CA, config, kubeconfig; then a crash at any
-// point leaves no kubeconfig that names something missing.
+// The order of a join is pair, then CA and config, then the kubeconfig; then a
+// crash at any point leaves no kubeconfig that names something missing.
 type Files struct {
 	Layout
 	// Now names new pairs and judges old ones; nil means time.Now.
@@ -183,23 +183,38 @@ func (f Files) setAside(path string) (bool, error) {
 	}
 }
 
-// WriteCA writes the CA certificates that the kubeconfig refers to.
-func (f Files) WriteCA(caPEM []byte) (changed bool, err error) {
-	if err := checkCertificates(caPEM); err != nil {
-		return false, fault.New(fault.WriteFailed, "cannot write %s: %w", f.CACert(), err)
-	}
-	if err := f.folders(); err != nil {
-		return false, err
-	}
-	return atomicfile.Write(f.CACert(), caPEM, publicMode)
+// Set is what WriteSet writes together; what is nil stays as it is on disk.
+type Set struct {
+	CA      []byte       // certificates in PEM, which the kubeconfig refers to
+	Config  []byte       // see [RenderConfig]
+	Serving *ServingPair // see [Files.MakeServingPair]
 }
 
-// WriteConfig writes the kubelet's configuration, see [RenderConfig].
-func (f Files) WriteConfig(config []byte) (changed bool, err error) {
-	if err := f.folders(); err != nil {
-		return false, err
+// WriteSet writes what the kubelet needs besides its own pair and the
+// kubeconfig, with one wait for the disk for all of it. It returns the paths
+// that had to be written.
+func (f Files) WriteSet(s Set) (changed []string, err error) {
+	var files []atomicfile.File
+	if s.CA != nil {
+		if err := checkCertificates(s.CA); err != nil {
+			return nil, fault.New(fault.WriteFailed, "cannot write %s: %w", f.CACert(), err)
+		}
+		files = append(files, atomicfile.File{Path: f.CACert(), Data: s.CA, Mode: publicMode})
 	}
-	return atomicfile.Write(f.ConfigFile(), config, secretMode)
+	if s.Config != nil {
+		files = append(files, atomicfile.File{Path: f.ConfigFile(), Data: s.Config, Mode: secretMode})
+	}
+	if err := f.folders(); err != nil {
+		return nil, err
+	}
+	if s.Serving != nil {
+		serving, err := f.servingFiles(s.Serving)
+		if err != nil {
+			return nil, err
+		}
+		files = append(files, serving...)
+	}
+	return atomicfile.WriteAll(files...)
 }
 
 // WriteKubeconfig writes the kubeconfig for this server ("https://host:port"),

@@ -67,8 +67,8 @@ func TestNothingUnchangedIsRewritten(t *testing.T) {
 	vars := []Variable{{"NO_PROXY", "10.0.0.0/8"}}
 	for name, step := range map[string]func() (bool, error){
 		"pair":        func() (bool, error) { return f.WritePair(cert, key) },
-		"CA":          func() (bool, error) { return f.WriteCA(testCA().pem) },
-		"config":      func() (bool, error) { return f.WriteConfig([]byte("a: b\n")) },
+		"CA":          func() (bool, error) { return writeSet(f, Set{CA: testCA().pem}) },
+		"config":      func() (bool, error) { return writeSet(f, Set{Config: []byte("a: b\n")}) },
 		"environment": func() (bool, error) { return f.WriteEnvironment(vars) },
 	} {
 		for i, want := range []bool{true, false} {
@@ -236,7 +236,7 @@ func TestFoldersThatOthersMayChangeAreRefused(t *testing.T) {
 			if err := os.Chmod(dir, mode); err != nil {
 				t.Fatal(err)
 			}
-			_, err := f.WriteConfig([]byte("a: b\n"))
+			_, err := writeSet(f, Set{Config: []byte("a: b\n")})
 			wantFault(t, err, fault.WriteFailed, dir, "others than its owner")
 		}
 		if err := os.Chmod(dir, 0o755); err != nil {
@@ -249,7 +249,7 @@ func TestFoldersThatOthersMayChangeAreRefused(t *testing.T) {
 	if err := os.Chown(f.PKI(), 12345, -1); err != nil {
 		t.Fatal(err)
 	}
-	_, err := f.WriteCA(testCA().pem)
+	_, err := writeSet(f, Set{CA: testCA().pem})
 	wantFault(t, err, fault.WriteFailed, f.PKI(), "uid 12345")
 }
 
@@ -272,9 +272,9 @@ func TestPlantedThingsAreNeitherFollowedNorReplaced(t *testing.T) {
 				}
 				plant(t, path)
 			}
-			_, err := f.WriteConfig([]byte("new"))
+			_, err := writeSet(f, Set{Config: []byte("new")})
 			wantFault(t, err, fault.WriteFailed, f.ConfigFile())
-			_, err = f.WriteCA(testCA().pem)
+			_, err = writeSet(f, Set{CA: testCA().pem})
 			wantFault(t, err, fault.WriteFailed, f.CACert())
 			if data, err := os.ReadFile(victim); err == nil && string(data) != "old" {
 				t.Error("wrote through a link")
@@ -310,11 +310,11 @@ func TestKubeconfigIsNotWrittenBeforeWhatItNames(t *testing.T) {
 func TestCAMustBeCertificates(t *testing.T) {
 	_, key := issue(t, nil)
 	for name, data := range map[string][]byte{
-		"empty": nil, "text": []byte("hello"), "with a key": append(append([]byte{}, testCA().pem...), key...),
+		"empty": {}, "text": []byte("hello"), "with a key": append(append([]byte{}, testCA().pem...), key...),
 		"damaged": []byte("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n"),
 	} {
 		f := newFiles(t)
-		_, err := f.WriteCA(data)
+		_, err := writeSet(f, Set{CA: data})
 		wantFault(t, err, fault.WriteFailed, f.CACert())
 		if _, err := os.Lstat(f.Root()); err == nil {
 			t.Errorf("%s: something was written", name)

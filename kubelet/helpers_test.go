@@ -88,6 +88,12 @@ func newFiles(tb testing.TB) Files {
 	return Files{Layout: Layout{Dir: filepath.Join(tb.TempDir(), "kubelet")}, Now: func() time.Time { return noon }}
 }
 
+// writeSet is WriteSet for what is one file.
+func writeSet(f Files, s Set) (changed bool, err error) {
+	paths, err := f.WriteSet(s)
+	return len(paths) > 0, err
+}
+
 // joinedFiles has everything a joined node has.
 func joinedFiles(tb testing.TB) Files {
 	tb.Helper()
@@ -95,8 +101,8 @@ func joinedFiles(tb testing.TB) Files {
 	cert, key := issue(tb, nil)
 	for _, step := range []func() (bool, error){
 		func() (bool, error) { return f.WritePair(cert, key) },
-		func() (bool, error) { return f.WriteCA(testCA().pem) },
-		func() (bool, error) { return f.WriteConfig([]byte("kind: KubeletConfiguration\n")) },
+		func() (bool, error) { return writeSet(f, Set{CA: testCA().pem}) },
+		func() (bool, error) { return writeSet(f, Set{Config: []byte("kind: KubeletConfiguration\n")}) },
 		func() (bool, error) { return f.WriteKubeconfig("https://10.0.0.1:6443") },
 	} {
 		if changed, err := step(); err != nil || !changed {

@@ -52,6 +52,13 @@ func (l Layout) CurrentPair() string { return filepath.Join(l.PKI(), pairPrefix+
 // UpdatedPair is the link that the kubelet makes for a moment while it rotates.
 func (l Layout) UpdatedPair() string { return filepath.Join(l.PKI(), pairPrefix+"updated.pem") }
 
+// ServingCert is the kubelet's own name for the certificate that it serves with
+// when nobody gives it another one.
+func (l Layout) ServingCert() string { return filepath.Join(l.PKI(), "kubelet.crt") }
+
+// ServingKey is the key of ServingCert.
+func (l Layout) ServingKey() string { return filepath.Join(l.PKI(), "kubelet.key") }
+
 // CACert holds the cluster's CA certificates.
 func (l Layout) CACert() string { return filepath.Join(l.PKI(), "ca.crt") }
 

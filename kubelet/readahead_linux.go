@@ -8,14 +8,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// readaheadStep is what is asked for at once, so that a cancelled context is
-// seen soon even when the disk is slow and the kernel makes us wait.
-const readaheadStep = 4 << 20
+// readaheadStep is what the disk is asked for at once. One step after the other,
+// never all of it: whatever else reads or syncs meanwhile (this very program is being read
+// from the same disk on a first boot, and the join syncs its files) waits behind
+// one step at most.
+const readaheadStep = 512 << 10
 
-// Readahead asks the kernel to bring a file (the kubelet's binary, on a machine
-// that has just booted) into the page cache, while something else is awaited
-// anyway. It copies nothing and returns how many bytes were asked for. Its
-// error is for a debug line: nothing depends on it.
+// Readahead brings a file (the kubelet's binary, on a machine that has just
+// booted) into the page cache, while something else is awaited anyway. It copies
+// nothing and returns how many bytes it asked for. Its error is for a debug
+// line: nothing depends on it.
 func Readahead(ctx context.Context, path string) (int64, error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -39,6 +41,10 @@ func Readahead(ctx context.Context, path string) (int64, error) {
 			return done, fmt.Errorf("cannot read ahead in %s: %w", path, err)
 		}
 		done += step
+		// Wait for it: its last byte is there when the rest is.
+		if _, err := f.ReadAt(make([]byte, 1), done-1); err != nil {
+			return done, fmt.Errorf("cannot read ahead in %s: %w", path, err)
+		}
 	}
 	return done, nil
 }

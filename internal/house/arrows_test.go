@@ -129,6 +129,7 @@ var libraries = []library{
 	{path: "github.com/godbus/dbus/v5", in: []string{"systemd"}, reason: "one package talks to systemd, so that the rest is tested without it"},
 	{path: "k8s.io/client-go", in: []string{"internal/apiclient"}, tests: []string{"internal/testapi"}, reason: "one package knows the client library; its retries, caches and rate limits stay there"},
 	{path: "k8s.io/client-go/util/certificate", tests: []string{"kubelet/compat", "test/..."}, reason: "tests only: the oracle for the layout of the kubelet's FileStore; its writers are not atomic"},
+	{path: "k8s.io/client-go/util/cert", tests: []string{"kubelet/compat"}, reason: "tests only: the oracle for the kubelet's serving pair; its own are two RSA keys, made while the node waits"},
 	{path: "k8s.io/client-go/tools/clientcmd", tests: []string{"kubelet/compat", "discovery"}, reason: "tests only: the oracle for kubeconfigs; it obeys exec and file entries that a stranger may have written"},
 	{path: "k8s.io/klog/v2", in: []string{"internal/apiclient"}, reason: "client-go speaks through it, past our logger; it is held where client-go is"},
 	{path: "k8s.io/cluster-bootstrap", tests: []string{"discovery", "internal/testapi"}, reason: "tests only: the oracle for signatures; it would bring an obsolete JOSE library"},

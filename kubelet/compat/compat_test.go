@@ -19,6 +19,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 	"k8s.io/client-go/tools/clientcmd"
+	certutil "k8s.io/client-go/util/cert"
 	"k8s.io/client-go/util/certificate"
 
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -69,7 +70,7 @@ func join(t *testing.T) kubelet.Files {
 	if _, err := f.WritePair(cert, key); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.WriteCA(ca(t)); err != nil {
+	if _, err := f.WriteSet(kubelet.Set{CA: ca(t)}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := f.WriteKubeconfig("https://[fd00::1]:6443"); err != nil {
@@ -246,4 +247,21 @@ func FuzzKubeconfigAgainstClientGo(f *testing.F) {
 			t.Errorf("server %q, client-go %q", k.Server, config.Clusters[c.Cluster].Server)
 		}
 	})
+}
+
+// The kubelet looks for its serving pair with this very code, and makes one only
+// where it finds none.
+func TestTheKubeletTakesOurServingPairForItsOwn(t *testing.T) {
+	f := join(t)
+	pair, err := f.MakeServingPair(kubelet.ServingInput{NodeName: "worker-1"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.WriteSet(kubelet.Set{Serving: pair}); err != nil {
+		t.Fatal(err)
+	}
+	there, err := certutil.CanReadCertAndKey(f.ServingCert(), f.ServingKey())
+	if err != nil || !there {
+		t.Errorf("found: %t, %v", there, err)
+	}
 }

@@ -148,7 +148,7 @@ func checkLeftAlone(t *testing.T, ctx context.Context, m *machine.Machine) {
 		t.Fatal(err)
 	}
 	for line := range strings.Lines(journal) {
-		for _, act := range []string{"kubelet started", "kubelet restarts", "kubelet stopped", "file written", "certificate signing request", string(fault.KubeletFailed)} {
+		for _, act := range []string{"kubelet started", "kubelet restarts", "kubelet stopped", "files written", "certificate signing request", string(fault.KubeletFailed)} {
 			if strings.Contains(line, act) {
 				t.Errorf("the agent acted in this boot: %s", line)
 			}

@@ -98,7 +98,7 @@ func TestTheAgentLeavesAKubeletThatRotatesRestartsOrDiesAlone(t *testing.T) {
 		t.Errorf("systemd started the kubelet %d times since the join, want 2", starts)
 	}
 	for _, line := range journalSince(t, ctx, m, began, "_COMM=bootstrap-agent") {
-		for _, act := range []string{"kubelet started", "kubelet restarts", "kubelet stopped", "file written", "certificate"} {
+		for _, act := range []string{"kubelet started", "kubelet restarts", "kubelet stopped", "files written", "certificate"} {
 			if strings.Contains(line, act) {
 				t.Errorf("the agent acted: %s", line)
 			}
