@@ -188,7 +188,7 @@ func (r *rig) start() (a *Agent, stop func() error) {
 // await waits until a published status satisfies want.
 func (r *rig) await(what string, want func(Status) bool) Status {
 	r.t.Helper()
-	deadline := time.Now().Add(8 * time.Second)
+	deadline := time.Now().Add(30 * time.Second)
 	for time.Now().Before(deadline) {
 		if s, ok := r.last(); ok && want(s) {
 			return s
@@ -749,6 +749,22 @@ func TestACAOnOfferIsReported(t *testing.T) {
 	r.await("the note", func(s Status) bool {
 		return s.Phase == Joined && slices.ContainsFunc(s.Notes, func(n Note) bool {
 			return n.Reason == fault.CAOffered && strings.Contains(n.Message, r.api.ForeignPin())
+		})
+	})
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAnotherServerInClusterInfoIsReported(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.cfg.AfterJoin = AfterJoinHeal
+	_, stop := r.start()
+	r.await("the join", phase(Joined))
+	r.api.SetClusterInfoServer("https://10.0.0.9:6443")
+	r.await("the note", func(s Status) bool {
+		return s.Phase == Joined && slices.ContainsFunc(s.Notes, func(n Note) bool {
+			return n.Reason == fault.ServerOffered && strings.Contains(n.Message, "10.0.0.9")
 		})
 	})
 	if err := stop(); err != nil {

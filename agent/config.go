@@ -3,6 +3,7 @@ package agent
 import (
 	"net/url"
 	"path/filepath"
+	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -38,6 +39,7 @@ type Config struct {
 	NodeTaints               []kubelet.Taint                  //
 	NodeNameTakeover         bool                             // take the name even from a live machine
 	AfterJoin                AfterJoin                        //
+	RestartSplay             time.Duration                    // over which restarts are spread that a fleet would do at once
 	ClusterDNS               []string                         // only for the built-in kubelet config
 	ClusterDomain            string                           // only for the built-in kubelet config
 	Kubelet                  KubeletConfig                    //

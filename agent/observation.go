@@ -32,6 +32,9 @@ type Observation struct {
 	// CAOffered are pins of CAs that cluster-info shows and the trust record
 	// does not hold.
 	CAOffered []string
+	// ServerOffered is the server that cluster-info names now, if it is neither
+	// the one that it named when it was accepted nor the one in use.
+	ServerOffered string
 	// CARefreshClosed: cluster-info cannot be read any more.
 	CARefreshClosed bool
 	// ConfigError: the config file has become bad; the last good one is in use.
@@ -164,6 +167,9 @@ func notesOf(o Observation) []Note {
 	}
 	for _, pin := range o.CAOffered {
 		add(fault.CAOffered, "cluster-info shows a CA that this node does not hold: "+pin)
+	}
+	if o.ServerOffered != "" {
+		add(fault.ServerOffered, "cluster-info names another server than this node uses: "+fault.Quote(o.ServerOffered))
 	}
 	if o.CARefreshClosed {
 		add(fault.CARefreshUnavailable, "cluster-info cannot be read anonymously")

@@ -81,6 +81,7 @@ func TestNotesOf(t *testing.T) {
 	o.Node = Node{Known: true, Deleted: true}
 	o.Renewal = Renewal{NotAutomatic: true, Overdue: true, NotAfter: time.Unix(0, 0)}
 	o.CAOffered = []string{"sha256:a"}
+	o.ServerOffered = "https://10.0.0.9:6443"
 	o.CARefreshClosed = true
 	o.Files.Drifted = []string{"config.yaml"}
 	o.Unit.Drifted = []string{"kubelet.service"}
@@ -92,7 +93,7 @@ func TestNotesOf(t *testing.T) {
 		}
 	}
 	want := []fault.Reason{fault.ConfigInvalid, fault.KubeletStopped, fault.NodeDeleted, fault.RenewalNotAutomatic, fault.RenewalOverdue,
-		fault.CAOffered, fault.CARefreshUnavailable, fault.Drifted, fault.Drifted}
+		fault.CAOffered, fault.ServerOffered, fault.CARefreshUnavailable, fault.Drifted, fault.Drifted}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

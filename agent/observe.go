@@ -31,6 +31,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		ConfigError: a.configErr,
 
 		CARefreshClosed: a.memory.caClosed,
+		ServerOffered:   a.memory.serverOffered,
 	}
 	o.NewPair = a.hasNewPair()
 	unit, err := a.lookAtUnit(ctx, nextPhase(o))
@@ -120,6 +121,11 @@ func (a *Agent) filesState(seen kubelet.Observed) Files {
 		if want, ours := a.manifest.Files[path]; ours && want != "" && want != seen.Hashes[path] {
 			f.Drifted = append(f.Drifted, path)
 		}
+	}
+	k := seen.Kubeconfig
+	if path := a.files.Kubeconfig(); k.OK && a.trust != nil && k.Server != a.trust.Server && a.manifest.Files[path] == seen.Hashes[path] {
+		// As we wrote it, and outdated: the cluster's server is another one now.
+		f.Damaged = append(f.Damaged, path)
 	}
 	if a.manifest.Rewrite && !contains(f.Damaged, a.files.Kubeconfig()) {
 		f.Damaged = append(f.Damaged, a.files.Kubeconfig())

@@ -34,7 +34,8 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 			}
 		}
 	}
-	if !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil {
+	check := !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil
+	if check {
 		if err := a.askAPI(ctx); err != nil {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
@@ -42,11 +43,15 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		a.giveBack()
 		a.memory.lookForDrift = true
 		o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
+		o.ServerOffered = a.memory.serverOffered
 		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted
 		if a.status.Node.Ready != nil {
 			ready := o.Node.Ready
 			a.status.Node.Ready, a.status.Node.Message = &ready, o.Node.NotReady
 		}
+	}
+	if phase == Joined {
+		a.takeServerBack(ctx, check && a.memory.eager == 0)
 	}
 	say := "node " + a.cfg.NodeName
 	if phase != Joined {
@@ -133,7 +138,8 @@ func (a *Agent) askAPI(ctx context.Context) error {
 	return a.askClusterInfo(ctx)
 }
 
-// askClusterInfo notes CAs that the cluster shows and this node does not hold.
+// askClusterInfo notes CAs that the cluster shows and this node does not hold,
+// and a server that is not the one that was accepted.
 func (a *Agent) askClusterInfo(ctx context.Context) error {
 	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA)})
 	if err != nil {
@@ -155,10 +161,14 @@ func (a *Agent) askClusterInfo(ctx context.Context) error {
 		return fmt.Errorf("cannot read the cluster's bundle: %w", err)
 	}
 	a.memory.caOffered = nil
-	for _, pin := range offered {
+	for _, pin := range offered.Pins {
 		if !contains(a.trust.CAPins, pin) {
 			a.memory.caOffered = append(a.memory.caOffered, pin)
 		}
+	}
+	a.memory.serverOffered = ""
+	if a.cfg.Server == "" && offered.Server != a.trust.InfoServer && offered.Server != a.trust.Server {
+		a.memory.serverOffered = offered.Server
 	}
 	return nil
 }
@@ -171,7 +181,11 @@ func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
 	if a.memory.nextAPICheck.IsZero() {
 		return localCheckEvery // nobody may ask, or there is nothing to ask with
 	}
-	left := a.memory.nextAPICheck.Sub(a.deps.Clock.Now())
+	now := a.deps.Clock.Now()
+	left := a.memory.nextAPICheck.Sub(now)
+	if due := a.memory.serverDue; !due.IsZero() {
+		left = min(left, due.Sub(now))
+	}
 	if left <= 0 {
 		return time.Second
 	}

@@ -1,15 +1,24 @@
 package discovery
 
-// Offered returns the SPKI pins of the CAs in the kubeconfig of a cluster-info
-// that was read over a connection which is verified already: what the cluster
-// offers now, to be compared with what was accepted before. It trusts nothing
-// and judges no signature.
-func Offered(kubeconfig string) ([]string, error) {
+// Offer is what the cluster shows in cluster-info now.
+type Offer struct {
+	Server string   // URL
+	Pins   []string // SPKI pins of the CAs, in a stable order
+}
+
+// Offered reads the kubeconfig of a cluster-info that was read over a connection
+// which is verified already: what the cluster offers now, to be compared with
+// what was accepted before. It trusts nothing and judges no signature.
+func Offered(kubeconfig string) (Offer, error) {
 	entry, err := parseKubeconfig(kubeconfig)
 	if err != nil {
-		return nil, err
+		return Offer{}, err
 	}
-	return BundlePins(entry.ca)
+	pins, err := BundlePins(entry.ca)
+	if err != nil {
+		return Offer{}, err
+	}
+	return Offer{Server: entry.server.URL(), Pins: pins}, nil
 }
 
 // BundlePins returns the SPKI pins of a CA bundle (PEM), in a stable order.

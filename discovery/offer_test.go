@@ -12,8 +12,8 @@ func TestOfferedIsWhatTheBundleHolds(t *testing.T) {
 	got, err := Offered(kubeconfig(server, pemOf(a, b, a)))
 	want := []string{SPKIPin(a.cert), SPKIPin(b.cert)}
 	slices.Sort(want)
-	if err != nil || !slices.Equal(got, want) {
-		t.Errorf("got %v, %v; want %v", got, err, want)
+	if err != nil || !slices.Equal(got.Pins, want) || got.Server != server {
+		t.Errorf("got %v, %v; want %v of %s", got, err, want, server)
 	}
 }
 
@@ -23,10 +23,10 @@ func TestOfferedKeepsTheRulesOfTheFirstReading(t *testing.T) {
 		"no certificate":  kubeconfig(server, []byte("x")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			pins, err := Offered(in)
+			offer, err := Offered(in)
 			wantReason(t, err, fault.ClusterInfoInvalid)
-			if pins != nil {
-				t.Errorf("pins %v came with the error", pins)
+			if offer.Pins != nil || offer.Server != "" {
+				t.Errorf("%v came with the error", offer)
 			}
 		})
 	}

@@ -81,6 +81,8 @@ func keys() []key {
 			doc: "Take the node name even when another live machine is registered under it."},
 		{name: "afterJoin", kind: kindEnum, enum: []string{"heal", "observe", "exit"}, def: "heal", flag: "after-join",
 			doc: "What the agent does once the machine is a node: heal what it safely can, observe and report only, or exit."},
+		{name: "restartSplay", kind: kindString, def: "30m", flag: "restart-splay", rule: (*judge).restartSplay,
+			doc: "When a change in the cluster makes every node restart its kubelet, each machine waits for a time of its own within this one, from 0s to 24h."},
 		{name: "clusterDNS", kind: kindList, def: []string{}, flag: "cluster-dns", rule: (*judge).clusterDNS,
 			example: `["10.96.0.10"]`,
 			doc:     "Addresses of the cluster's DNS, only used when neither kubelet.configFile nor the cluster has a kubelet config."},
@@ -119,7 +121,7 @@ func keys() []key {
 // later are keys of a later version, so that the error can say so.
 func later(name string) bool {
 	switch name {
-	case "discoveryFile", "repair", "restartSplay", "caRotation", "metricsAddress":
+	case "discoveryFile", "repair", "caRotation", "metricsAddress":
 		return true
 	}
 	return false

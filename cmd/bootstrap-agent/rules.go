@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"time"
 
 	"golang.org/x/net/http/httpproxy"
 
@@ -299,6 +300,16 @@ func (j *judge) clusterDNS(s setting) {
 }
 
 var dnsName = regexp.MustCompile(`^([a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?\.)*[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func (j *judge) restartSplay(s setting) {
+	text, _ := s.value.(string)
+	d, err := time.ParseDuration(text)
+	if err != nil || d < 0 || d > 24*time.Hour {
+		j.fault(s, "must be a duration from 0s to 24h, such as 30m")
+		return
+	}
+	j.cfg.RestartSplay = d
+}
 
 func (j *judge) clusterDomain(s setting) {
 	text, _ := s.value.(string)

@@ -45,6 +45,7 @@ const (
 	ConfigInvalid Reason = "ConfigInvalid"
 
 	CAOffered            Reason = "CAOffered"
+	ServerOffered        Reason = "ServerOffered"
 	CARefreshUnavailable Reason = "CARefreshUnavailable"
 	RenewalNotAutomatic  Reason = "RenewalNotAutomatic"
 	RenewalOverdue       Reason = "RenewalOverdue"
@@ -166,6 +167,9 @@ var table = []Entry{
 	{CAOffered, Note, ExitDone,
 		"The cluster shows a CA that this node does not hold yet.",
 		"Nothing if a CA rotation is under way; otherwise find out who changed cluster-info."},
+	{ServerOffered, Note, ExitDone,
+		"cluster-info names another API server than the one that this node uses.",
+		"Nothing while both answer: the node keeps the server it joined with."},
 	{CARefreshUnavailable, Note, ExitDone,
 		"cluster-info cannot be read any more, so a CA rotation would not be noticed.",
 		"Allow anonymous reads of kube-public/cluster-info."},
