@@ -21,6 +21,7 @@ import (
 type started struct {
 	seen time.Duration // from the start to the Node in the API
 	own  time.Duration // the agent alone: from its process's start to the kubelet's start job
+	box  time.Duration // the agent alone: of that, systemd's part, until it executes the program; 0: unknown
 	path []agent.Step  // the agent alone
 
 	process time.Time // the agent alone: the start of its process
@@ -42,7 +43,9 @@ func (b *bench) start(ctx context.Context, c contestant, name string, cold bool)
 		return s, err
 	}
 	if c.key == agentKey {
-		err = s.readOwn(ctx, m)
+		if err = s.readOwn(ctx, m); err == nil && b.execs != nil {
+			s.box, err = b.readSandbox(ctx, m)
+		}
 	}
 	return s, err
 }
@@ -193,14 +196,9 @@ func processorTime() (busy, all uint64, err error) {
 // readOwn reads from the agent's own timeline and from systemd how long the
 // agent took from the start of its process until it asked for the kubelet.
 func (s *started) readOwn(ctx context.Context, m *machine.Machine) error {
-	out, err := m.Output(ctx, "busctl", "get-property", "org.freedesktop.systemd1", "/org/freedesktop/systemd1/unit/bootstrap_2dagent_2eservice",
-		"org.freedesktop.systemd1.Service", "ExecMainStartTimestamp")
+	micro, err := stampOf(ctx, m, "ExecMainStartTimestamp")
 	if err != nil {
 		return err
-	}
-	var micro int64
-	if _, err := fmt.Sscanf(out, "t %d", &micro); err != nil {
-		return fmt.Errorf("ExecMainStartTimestamp is %q: %w", out, err)
 	}
 	s.process = time.UnixMicro(micro)
 	return await.Until(ctx, "the agent's timeline", 50*time.Millisecond, func(ctx context.Context) error {
@@ -216,6 +214,31 @@ func (s *started) readOwn(ctx context.Context, m *machine.Machine) error {
 		}
 		return errors.New("the kubelet has not been started by the agent")
 	})
+}
+
+// readSandbox takes the time from systemd's stamp of the process, which is that
+// of the fork, to the execution of the program.
+func (b *bench) readSandbox(ctx context.Context, m *machine.Machine) (time.Duration, error) {
+	micro, err := stampOf(ctx, m, "ExecMainStartTimestampMonotonic")
+	if err != nil {
+		return 0, err
+	}
+	forked := time.Duration(micro) * time.Microsecond
+	executed, err := b.execs.after(forked)
+	return executed - forked, err
+}
+
+// stampOf reads one of systemd's time stamps of the agent's process, in microseconds.
+func stampOf(ctx context.Context, m *machine.Machine, property string) (micro int64, err error) {
+	out, err := m.Output(ctx, "busctl", "get-property", "org.freedesktop.systemd1", "/org/freedesktop/systemd1/unit/bootstrap_2dagent_2eservice",
+		"org.freedesktop.systemd1.Service", property)
+	if err != nil {
+		return 0, err
+	}
+	if _, err := fmt.Sscanf(out, "t %d", &micro); err != nil {
+		return 0, fmt.Errorf("%s is %q: %w", property, out, err)
+	}
+	return micro, nil
 }
 
 func readStatus(ctx context.Context, m *machine.Machine) (s agent.Status, err error) {

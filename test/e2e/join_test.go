@@ -3,7 +3,12 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,6 +51,7 @@ func TestADebianMachineJoinsAKubeadmCluster(t *testing.T) {
 	t.Logf("\n%s", mustRun(t, ctx, m, "bootstrap-agent", "wait", "--timeout", "30s"))
 	t.Logf("\n%s", mustRun(t, ctx, m, "bootstrap-agent", "status"))
 	checkIdentity(t, ctx, c, m, name)
+	checkServingPair(t, ctx, m)
 }
 
 // The same on a cluster made by hand: no object of kubeadm's, a token without
@@ -68,6 +74,30 @@ func checkIdentity(t *testing.T, ctx context.Context, c *cluster.Cluster, m *mac
 	out, err := c.Kubectl(ctx, "--kubeconfig", mirror(t, ctx, m), "auth", "whoami", "--output=jsonpath={.status.userInfo.username}")
 	if err != nil || out != "system:node:"+name {
 		t.Errorf("whoami with the node's kubeconfig: %q, %v", out, err)
+	}
+}
+
+// checkServingPair shows that the kubelet serves with the pair that the agent
+// made in its place, and made none itself.
+func checkServingPair(t *testing.T, ctx context.Context, m *machine.Machine) {
+	t.Helper()
+	text, err := m.ReadFile(ctx, "/var/lib/kubelet/pki/kubelet.crt")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode([]byte(text))
+	if block == nil {
+		t.Fatal("kubelet.crt is no PEM")
+	}
+	dialer := tls.Dialer{Config: &tls.Config{InsecureSkipVerify: true}} //nolint:gosec // it is looked at below
+	conn, err := dialer.DialContext(ctx, "tcp", net.JoinHostPort(m.Address, "10250"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	served := conn.(*tls.Conn).ConnectionState().PeerCertificates[0]
+	if !bytes.Equal(served.Raw, block.Bytes) || served.PublicKeyAlgorithm != x509.ECDSA {
+		t.Errorf("the kubelet serves with %s (%s), not with what the agent made", served.Subject, served.PublicKeyAlgorithm)
 	}
 }
 
