@@ -33,6 +33,7 @@ func (a *Agent) admissible(ctx context.Context) error {
 	if err := a.inspect(ctx); err != nil {
 		return err
 	}
+	a.ready()
 	a.memory.admitted = now
 	return nil
 }

@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"context"
-	"os"
 	"strings"
 	"testing"
 	"time"
@@ -68,15 +66,21 @@ func TestTheStatusOfAnEarlierRunIsNotBelieved(t *testing.T) {
 	if err := stop(); err != nil {
 		t.Fatal(err)
 	}
-	var atReady error
-	r.deps.Notify = readyHook{r, func() { _, atReady = os.Stat(r.cfg.Paths.StatusFile()) }}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := must(New(r.cfg, r.deps)).Run(ctx); err != nil {
-		t.Fatal(err)
+	atReady := make(chan Status, 1)
+	r.deps.Notify = readyHook{r, func() {
+		s, _, err := ReadStatus(r.cfg.Paths)
+		if err != nil {
+			t.Error(err)
+		}
+		atReady <- s
+	}}
+	r.deps.Machine.BootID = "22222222-0000-0000-0000-000000000000"
+	_, stop = r.start()
+	if s := <-atReady; s.BootID != r.deps.Machine.BootID || s.Reason != "" {
+		t.Errorf("at READY=1 the old status was there: %+v", s)
 	}
-	if !os.IsNotExist(atReady) {
-		t.Errorf("at READY=1 the old status was there: %v", atReady)
+	if err := stop(); err != nil {
+		t.Fatal(err)
 	}
 }
 

@@ -64,6 +64,8 @@ type Agent struct {
 	loggedFault  fault.Reason
 	loggedAt     time.Time
 	loggedNotes  map[string]bool
+	notified     string // the line that systemd was told last
+	readied      bool   // systemd was told that the loop runs
 }
 
 // memory is what the loop remembers between two looks; losing it costs a few
@@ -131,12 +133,21 @@ func (a *Agent) Run(ctx context.Context) error {
 	a.heart.beat(a.deps.Clock.Now(), actAtMost)
 	background.Go(func() { a.feedWatchdog(ctx) })
 
-	a.tell(a.deps.Notify.Ready())
 	err = a.loop(ctx, ticks)
 	a.tell(a.deps.Notify.Stopping())
 	a.closeNode()
 	a.prepared.abandon()
 	return err
+}
+
+// ready tells systemd, once, that the loop runs: after the first look at the
+// unit, not before it. It makes systemd busy (it ends the start job, tells all
+// who listen, goes on with the boot), and then a join would wait for its answer.
+func (a *Agent) ready() {
+	if !a.readied {
+		a.readied = true
+		a.tell(a.deps.Notify.Ready())
+	}
 }
 
 // remember loads the records of earlier runs and sweeps up after a crash.
@@ -189,6 +200,9 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 			if phase != RequestingCertificate {
 				a.status.CSR = withoutApprove(a.status.CSR)
 			}
+			if phase != Discovering && phase != RequestingCertificate {
+				a.ready()
+			}
 			var idle bool
 			idle, err = a.step(ctx, phase, obs)
 			if ctx.Err() != nil || err != nil && cutOff(ctx) {
@@ -198,6 +212,7 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 				continue
 			}
 		}
+		a.ready() // whatever came of it
 		if phase == Joined && err == nil && a.cfg.AfterJoin == AfterJoinExit {
 			return nil
 		}

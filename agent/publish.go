@@ -90,7 +90,12 @@ func (a *Agent) emit() {
 	out.Time = a.deps.Clock.Now().UTC()
 	out.Timeline = a.timeline.copy()
 	out.Notes = slices.Clone(a.status.Notes)
-	a.tell(a.deps.Notify.Status(statusLine(out)))
+	if line := statusLine(out); line != a.notified {
+		// systemd passes each line on to whoever listens on the bus: the same one
+		// twice is work for nothing, in the middle of a join.
+		a.notified = line
+		a.tell(a.deps.Notify.Status(line))
+	}
 	if err := a.writeStatus(out); err != nil {
 		a.log.WithError(err).Warn("cannot publish the status file")
 	}

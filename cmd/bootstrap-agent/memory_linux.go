@@ -11,11 +11,22 @@ import (
 	"golang.org/x/sys/unix"
 )
 
+// Collecting garbage while the machine is waited for costs a join some
+// milliseconds of both processors; at rest memory is what counts.
+const (
+	collectAtJoin = 400 // percent of the live heap, see debug.SetGCPercent
+	collectAtRest = 100
+)
+
+// spendMemory puts off the collection of garbage until giveMemoryBack.
+func spendMemory() { debug.SetGCPercent(collectAtJoin) }
+
 // giveMemoryBack lets go of what a join needed and a node at rest does not: the
 // heap's free pages, and the pages of the program itself. Those are clean pages
 // of a file; the few that are needed come back from the page cache by
 // themselves. On every machine of a fleet that is some ten megabytes.
 func giveMemoryBack(log *logrus.Logger) {
+	debug.SetGCPercent(collectAtRest)
 	debug.FreeOSMemory()
 	maps, err := os.Open("/proc/self/maps")
 	if err != nil {

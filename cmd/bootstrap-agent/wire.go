@@ -26,6 +26,7 @@ type proxyFunc func(*url.URL) (*url.URL, error)
 
 // wire connects the rooms. Nothing is dialled yet.
 func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
+	spendMemory()
 	w := &wiring{units: systemd.NewManager(systemd.Options{Log: log})}
 	w.use(cfg)
 	notify, err := systemd.NotifierFromEnv()
