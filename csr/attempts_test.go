@@ -41,7 +41,7 @@ func TestADeletedRequestIsNoticedAtOnce(t *testing.T) {
 				a := start(t, &fakeAPI{}, dir)
 				happen(a, t)
 				_, err := a.mustEnd(t)
-				if !errors.Is(err, ErrDeleted) || fault.ReasonOf(err) != fault.CSRFailed {
+				if !errors.Is(err, ErrDeleted) || fault.ReasonOf(err) != fault.CSRDeleted {
 					t.Fatalf("got %v", err)
 				}
 				if _, err := os.Stat(a.r.KeyPath); err != nil {

@@ -35,6 +35,8 @@ type API interface {
 	GetCSR(ctx context.Context, name string) (*certificatesv1.CertificateSigningRequest, error)
 	WatchCSR(ctx context.Context, name, resourceVersion string) (watch.Interface, error)
 	Allowed(ctx context.Context, what authorizationv1.ResourceAttributes) (bool, error)
+	// WhoAmI is who the server takes us for.
+	WhoAmI(ctx context.Context) (user string, groups []string, err error)
 	// Clock is the server's time and when it was told.
 	Clock() (server, local time.Time, ok bool)
 }
@@ -69,8 +71,11 @@ type Progress struct {
 	// WillBeApproved tells whether the automatic approver would approve it; nil:
 	// not known (yet).
 	WillBeApproved *bool
-	Approved       time.Time // when the approval was seen here; zero: not yet
-	Backstops      int       // reads that were made in case the watch is deaf
+	// Bind is the command that would have it, and those after it, approved
+	// automatically; "" while that is not known to be needed.
+	Bind      string
+	Approved  time.Time // when the approval was seen here; zero: not yet
+	Backstops int       // reads that were made in case the watch is deaf
 }
 
 // Credentials are a checked certificate with its key.
@@ -113,7 +118,7 @@ func (r *Requester) Request(ctx context.Context, t Target) (*Credentials, error)
 		}
 		c, err = r.request(ctx, t, k)
 	}
-	if reason := fault.ReasonOf(err); reason == fault.CSRDenied || reason == fault.CSRFailed && !errors.Is(err, ErrDeleted) {
+	if reason := fault.ReasonOf(err); reason == fault.CSRDenied || reason == fault.CSRFailed {
 		if rerr := atomicfile.Remove(r.KeyPath); rerr != nil {
 			// The next attempt then finds the refused request and changes the key.
 			r.log().WithError(rerr).Warn("cannot remove the key of the refused request")
@@ -162,14 +167,14 @@ func (w *waiter) submit(ctx context.Context) error {
 			return nil
 		}
 		if !apierrors.IsAlreadyExists(err) {
-			return w.refused(err)
+			return w.refused(ctx, err)
 		}
 		existing, err := w.t.API.GetCSR(ctx, w.q.name)
 		if apierrors.IsNotFound(err) {
 			continue
 		}
 		if err != nil {
-			return w.refused(err)
+			return w.refused(ctx, err)
 		}
 		if err := w.q.adoptable(existing, w.t.Requester); err != nil {
 			return unusable{err}
@@ -183,18 +188,35 @@ func (w *waiter) submit(ctx context.Context) error {
 
 // refused gives an answer to create or read its reason. The answers of the
 // connection have theirs already.
-func (w *waiter) refused(err error) error {
+func (w *waiter) refused(ctx context.Context, err error) error {
 	switch {
+	case fault.ReasonOf(err) == fault.TokenRejected:
+		return fault.New(fault.TokenRejected, "%w", err).WithHint("%s", secretHint(w.t.Requester))
 	case fault.ReasonOf(err) != "":
 		return err
 	case apierrors.IsForbidden(err):
-		return fault.New(fault.CSRForbidden, "%w", err)
+		return w.forbidden(ctx, err)
 	case apierrors.IsNotFound(err):
 		return fault.New(fault.CSRFailed, "%w", err).WithHint("Does the server have certificates.k8s.io/v1? `kubectl api-versions`.")
 	case apierrors.IsBadRequest(err), apierrors.IsInvalid(err), apierrors.IsConflict(err):
 		return fault.New(fault.CSRFailed, "%w", err).WithHint("The API server (or an admission webhook) does not take the request; the message says why.")
 	}
 	return err // the end of ctx, a 401 of a certificate, what the caller knows better
+}
+
+// forbidden finds out which groups the server sees in us, so that the message
+// can name the binding that is missing. Not knowing them is no fault of its own.
+func (w *waiter) forbidden(ctx context.Context, cause error) error {
+	user, groups, err := w.t.API.WhoAmI(ctx)
+	if err != nil {
+		w.log().WithError(err).Debug("cannot ask who we are")
+		return fault.New(fault.CSRForbidden, "%w", cause)
+	}
+	f := fault.New(fault.CSRForbidden, "%w; its groups: %s", cause, listed(groups))
+	if command := mayAsk.command(user, groups); command != "" {
+		f = f.WithHint("On the control plane: %s; or use a token whose group has that role already (kubeadm: `kubeadm token create`)", command)
+	}
+	return f
 }
 
 func (r *Requester) now() time.Time {

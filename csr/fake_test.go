@@ -53,6 +53,7 @@ type fakeAPI struct {
 	onGet    func(context.Context) error
 	onWatch  func(context.Context, int) error
 	onReview func(context.Context) (bool, error)
+	onWhoAmI func() (string, []string, error)
 	clock    func() (server, local time.Time, ok bool)
 }
 
@@ -131,6 +132,15 @@ func (f *fakeAPI) WatchCSR(ctx context.Context, _, version string) (watch.Interf
 	s := &fakeStream{FakeWatcher: watch.NewFakeWithChanSize(8, false)}
 	f.streams = append(f.streams, s)
 	return s, nil
+}
+
+func (f *fakeAPI) WhoAmI(context.Context) (string, []string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.onWhoAmI != nil {
+		return f.onWhoAmI()
+	}
+	return requester, []string{"system:bootstrappers", "system:authenticated"}, nil
 }
 
 func (f *fakeAPI) Allowed(ctx context.Context, what authorizationv1.ResourceAttributes) (bool, error) {

@@ -155,7 +155,7 @@ func TestARefusalReachesTheWaiterThroughTheWatch(t *testing.T) {
 	}{
 		"denied":  {func(s *testapi.Server, name string) bool { return s.Deny(name, "not this one") }, fault.CSRDenied},
 		"failed":  {func(s *testapi.Server, name string) bool { return s.Fail(name, "bad usages") }, fault.CSRFailed},
-		"deleted": {func(s *testapi.Server, name string) bool { return s.Delete(name) }, fault.CSRFailed},
+		"deleted": {func(s *testapi.Server, name string) bool { return s.Delete(name) }, fault.CSRDeleted},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, _, target := startAPI(t, testapi.Options{Quiet: true})
@@ -174,14 +174,27 @@ func TestARefusalReachesTheWaiterThroughTheWatch(t *testing.T) {
 	}
 }
 
-func TestATokenWithoutTheRightsIsTold(t *testing.T) {
+func TestATokenWithoutTheRightsIsToldWhichBindingIsMissing(t *testing.T) {
 	s, _, target := startAPI(t, testapi.Options{Quiet: true})
 	s.CreateForbidden(true)
-	if _, err := keyIn(t).Request(limited(t), target); fault.ReasonOf(err) != fault.CSRForbidden {
-		t.Errorf("without the right to create: %v", err)
+	_, err := keyIn(t).Request(limited(t), target)
+	const command = "kubectl create clusterrolebinding bootstrap-agent:create-csrs:kubeadm:default-node-token " +
+		"--clusterrole=system:node-bootstrapper --group=system:bootstrappers:kubeadm:default-node-token"
+	if fault.ReasonOf(err) != fault.CSRForbidden || !strings.Contains(fault.HintOf(err), command) {
+		t.Errorf("without the right to create: %v, hint %q", err, fault.HintOf(err))
+	}
+	if groups := `"system:bootstrappers", "system:bootstrappers:kubeadm:default-node-token"`; err == nil || !strings.Contains(err.Error(), groups) {
+		t.Errorf("the message does not name the token's groups: %v", err)
 	}
 	s.TokenAuth(false)
-	if _, err := keyIn(t).Request(limited(t), target); fault.ReasonOf(err) != fault.TokenRejected {
+	_, err = keyIn(t).Request(limited(t), target)
+	id, _, _ := strings.Cut(s.Token(), ".")
+	if fault.ReasonOf(err) != fault.TokenRejected {
 		t.Errorf("without token authentication: %v", err)
+	}
+	for _, part := range []string{"get secret bootstrap-token-" + id, "usage-bootstrap-authentication", "kubeadm token create"} {
+		if !strings.Contains(fault.HintOf(err), part) {
+			t.Errorf("the hint lacks %q: %s", part, fault.HintOf(err))
+		}
 	}
 }

@@ -57,6 +57,7 @@ type answer struct {
 	object  *certificatesv1.CertificateSigningRequest
 	stream  watch.Interface
 	allowed bool
+	bind    string
 	err     error
 }
 
@@ -198,7 +199,7 @@ func (w *waiter) answer(ctx context.Context, a answer) (done bool, err error) {
 	case callRead:
 		w.reading = false
 		if a.err != nil {
-			return false, w.readFailed(a.err)
+			return false, w.readFailed(ctx, a.err)
 		}
 		w.failedReads = 0
 		if done, err := w.look(a.object); done || err != nil {
@@ -217,7 +218,7 @@ func (w *waiter) reviewed(a answer) {
 		w.log().WithError(a.err).Debug("cannot ask whether the request will be approved by itself")
 		return
 	}
-	w.progress.WillBeApproved = &a.allowed
+	w.progress.WillBeApproved, w.progress.Bind = &a.allowed, a.bind
 	w.tell()
 }
 
@@ -233,7 +234,7 @@ func (w *waiter) watching(a answer) {
 
 // readFailed decides whether a failed read ends the wait. While a watch is open
 // a passing trouble (429, a restart) is left to it for a while.
-func (w *waiter) readFailed(err error) error {
+func (w *waiter) readFailed(ctx context.Context, err error) error {
 	if apierrors.IsNotFound(err) {
 		return w.gone("was deleted")
 	}
@@ -244,7 +245,7 @@ func (w *waiter) readFailed(err error) error {
 		w.log().WithError(err).Debug("cannot read the request, the watch goes on")
 		return nil
 	}
-	return w.refused(err)
+	return w.refused(ctx, err)
 }
 
 // obey notes what a busy server asked for.
@@ -296,15 +297,22 @@ func (w *waiter) read(ctx context.Context) (begun bool) {
 // ask finds out whether the automatic approver would pass this request: it asks
 // the API server the same question about the same person.
 func (w *waiter) ask(ctx context.Context) {
-	sub := "nodeclient"
+	sub, missing := "nodeclient", areApproved
 	if w.t.Requester == w.q.user {
-		sub = "selfnodeclient"
+		sub, missing = "selfnodeclient", areRenewed
 	}
 	w.beside(func() answer {
 		ok, err := w.t.API.Allowed(ctx, authorizationv1.ResourceAttributes{
 			Group: certificatesv1.GroupName, Resource: "certificatesigningrequests", Subresource: sub, Verb: "create",
 		})
-		return answer{kind: callReview, allowed: ok, err: err}
+		a := answer{kind: callReview, allowed: ok, err: err}
+		if err == nil && !ok {
+			// The approver judges us by our groups: which binding is missing depends on them.
+			if user, groups, err := w.t.API.WhoAmI(ctx); err == nil {
+				a.bind = missing.command(user, groups)
+			}
+		}
+		return a
 	})
 }
 
@@ -332,8 +340,7 @@ func (w *waiter) finish() {
 }
 
 func (w *waiter) gone(how string) error {
-	return fault.New(fault.CSRFailed, "certificate signing request %s %s: %w", w.q.name, how, ErrDeleted).
-		WithHint("The agent makes it again. If this repeats, find out who deletes requests: the API server's audit log.")
+	return fault.New(fault.CSRDeleted, "certificate signing request %s %s: %w", w.q.name, how, ErrDeleted)
 }
 
 func (w *waiter) ended(ctx context.Context) error {

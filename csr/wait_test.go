@@ -74,6 +74,9 @@ func TestAPendingRequestWaitsForDaysAndSaysSo(t *testing.T) {
 		if p := a.last(t); p.WillBeApproved == nil || *p.WillBeApproved || len(a.reviews) != 1 {
 			t.Fatalf("after 3 s: %+v, %d reviews", p, len(a.reviews))
 		}
+		if p := a.last(t); p.Bind != areApproved.command("", []string{"system:bootstrappers"}) {
+			t.Errorf("the binding that is missing: %q", p.Bind)
+		}
 		if r := a.reviews[0]; r.Group != "certificates.k8s.io" || r.Resource != "certificatesigningrequests" || r.Subresource != "nodeclient" || r.Verb != "create" {
 			t.Errorf("asked about %+v", r)
 		}

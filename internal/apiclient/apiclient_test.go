@@ -3,10 +3,12 @@ package apiclient
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -123,6 +125,7 @@ func TestEachReadAsksThePathOfTheAPI(t *testing.T) {
 		"GET /api/v1/namespaces/kube-system/configmaps/kubelet-config":          `{"kind":"ConfigMap","apiVersion":"v1","data":{"kubelet":"a: b"}}`,
 		"GET /api/v1/namespaces/kube-public/configmaps/cluster-info":            `{"kind":"ConfigMap","apiVersion":"v1","data":{"kubeconfig":"c: d"}}`,
 		"POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews":           `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true}}`,
+		"POST /apis/authentication.k8s.io/v1/selfsubjectreviews":                `{"kind":"SelfSubjectReview","apiVersion":"authentication.k8s.io/v1","status":{"userInfo":{"username":"u1","groups":["g1","g2"]}}}`,
 	}
 	s := serve(t, ca, nil, func(w http.ResponseWriter, r *http.Request) {
 		body, ok := bodies[r.Method+" "+r.URL.Path]
@@ -149,6 +152,9 @@ func TestEachReadAsksThePathOfTheAPI(t *testing.T) {
 	if ok, err := c.Allowed(t.Context(), authorizationv1.ResourceAttributes{Verb: "create"}); err != nil || !ok {
 		t.Errorf("Allowed() = %v, %v", ok, err)
 	}
+	if user, groups, err := c.WhoAmI(t.Context()); err != nil || user != "u1" || !slices.Equal(groups, []string{"g1", "g2"}) {
+		t.Errorf("WhoAmI() = %q, %q, %v", user, groups, err)
+	}
 	bodies["GET /api/v1/namespaces/kube-system/configmaps/kubelet-config"] = `{"kind":"ConfigMap","apiVersion":"v1","data":{}}`
 	if _, err := c.KubeletConfig(t.Context()); !apierrors.IsNotFound(err) {
 		t.Errorf("a kubelet-config without its key: %v, want not found", err)
@@ -159,6 +165,44 @@ func TestEachReadAsksThePathOfTheAPI(t *testing.T) {
 	before := c.Stats().Requests
 	if _, err := c.GetNode(t.Context(), "../secrets"); err == nil || fault.ReasonOf(err) != "" || c.Stats().Requests != before {
 		t.Errorf("a name that leaves its folder was sent: %v", err)
+	}
+}
+
+func TestOfManyRequestsTheNewestUndecidedOneOfTheUserIsFound(t *testing.T) {
+	ca := newAuthority(t)
+	item := func(name, created, user, signer, conditions string) string {
+		return fmt.Sprintf(`{"metadata":{"name":%q,"creationTimestamp":%q},"spec":{"username":%q,"signerName":%q},"status":{%s}}`, name, created, user, signer, conditions)
+	}
+	const serving, user = "kubernetes.io/kubelet-serving", "system:node:n1"
+	items := []string{
+		item("old", "2026-01-01T00:00:00Z", user, serving, ""),
+		item("newest", "2026-01-01T00:20:00Z", user, serving, ""),
+		item("older", "2026-01-01T00:10:00Z", user, serving, ""),
+		item("approved", "2026-01-01T00:30:00Z", user, serving, `"conditions":[{"type":"Approved","status":"True"}]`),
+		item("of-another", "2026-01-01T00:30:00Z", "system:node:n2", serving, ""),
+		item("for-another", "2026-01-01T00:30:00Z", user, "example.com/x", ""), // a server that does not select
+	}
+	var asked []string
+	s := serve(t, ca, nil, func(w http.ResponseWriter, r *http.Request) {
+		asked = append(asked, r.Method+" "+r.URL.Path+"?"+r.URL.Query().Encode())
+		answerJSON(w, http.StatusOK, `{"kind":"CertificateSigningRequestList","apiVersion":"certificates.k8s.io/v1","metadata":{"continue":"more"},"items":[`+strings.Join(items, ",")+`]}`)
+	})
+	c := newClient(t, Options{Server: s.URL, CA: ca.pem()})
+	got, err := c.PendingCSR(t.Context(), serving, user)
+	if err != nil || got == nil || got.Name != "newest" || got.Created.Minute() != 20 {
+		t.Errorf("PendingCSR() = %+v, %v", got, err)
+	}
+	want := "GET /apis/certificates.k8s.io/v1/certificatesigningrequests?fieldSelector=spec.signerName%3Dkubernetes.io%2Fkubelet-serving&limit=500"
+	if len(asked) != 1 || asked[0] != want {
+		t.Errorf("asked %q", asked)
+	}
+	items = items[3:]
+	if got, err := c.PendingCSR(t.Context(), serving, user); err != nil || got != nil {
+		t.Errorf("with none of ours: %+v, %v", got, err)
+	}
+	items = []string{"nonsense"}
+	if _, err := c.PendingCSR(t.Context(), serving, user); fault.ReasonOf(err) != fault.ServerError {
+		t.Errorf("an answer that is no list: %v", err)
 	}
 }
 

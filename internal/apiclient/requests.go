@@ -2,6 +2,9 @@ package apiclient
 
 import (
 	"context"
+	"encoding/json"
+	"strconv"
+	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
 	certificatesv1 "k8s.io/api/certificates/v1"
@@ -45,6 +48,82 @@ func (c *Client) Allowed(ctx context.Context, what authorizationv1.ResourceAttri
 	out := &authorizationv1.SelfSubjectAccessReview{}
 	err := c.do(ctx, c.authorization.Post().Resource("selfsubjectaccessreviews").Body(in), out, "cannot ask what is allowed")
 	return err == nil && out.Status.Allowed, err
+}
+
+// WhoAmI asks the server who it takes us for (SelfSubjectReview; known to API
+// servers since 1.28). Everybody who is authenticated may ask.
+func (c *Client) WhoAmI(ctx context.Context) (user string, groups []string, err error) {
+	var out struct {
+		Status struct {
+			UserInfo struct {
+				Username string   `json:"username"`
+				Groups   []string `json:"groups"`
+			} `json:"userInfo"`
+		} `json:"status"`
+	}
+	const question = `{"apiVersion":"authentication.k8s.io/v1","kind":"SelfSubjectReview"}`
+	err = c.small(ctx, c.core.Post().AbsPath("/apis/authentication.k8s.io/v1/selfsubjectreviews").SetHeader("Content-Type", mediaType).Body([]byte(question)), &out, "cannot ask who we are")
+	return out.Status.UserInfo.Username, out.Status.UserInfo.Groups, err
+}
+
+// PendingCSR is a certificate signing request that nobody has decided yet.
+type PendingCSR struct {
+	Name    string
+	Created time.Time // by the server's clock
+}
+
+// mostCSRs is how many requests PendingCSR looks through: what a fleet that
+// nobody approves leaves behind in a day must not be read by each of its nodes.
+const mostCSRs = 500
+
+// PendingCSR returns the newest undecided request that a user made to a signer,
+// nil if there is none among the first 500 of that signer. Nodes may list
+// requests; the server can select them by signer, not by who asked.
+func (c *Client) PendingCSR(ctx context.Context, signer, user string) (*PendingCSR, error) {
+	var list struct {
+		Items []struct {
+			Metadata struct {
+				Name    string    `json:"name"`
+				Created time.Time `json:"creationTimestamp"`
+			} `json:"metadata"`
+			Spec struct {
+				Username string `json:"username"`
+				Signer   string `json:"signerName"`
+			} `json:"spec"`
+			Status struct {
+				Conditions []struct{} `json:"conditions"`
+			} `json:"status"`
+		} `json:"items"`
+	}
+	req := c.certificates.Get().Resource(csrs).
+		Param("fieldSelector", fields.OneTermEqualSelector("spec.signerName", signer).String()).
+		Param("limit", strconv.Itoa(mostCSRs))
+	if err := c.small(ctx, req, &list, "cannot list certificate signing requests"); err != nil {
+		return nil, err
+	}
+	var newest *PendingCSR
+	for _, o := range list.Items {
+		if o.Spec.Username != user || o.Spec.Signer != signer || len(o.Status.Conditions) > 0 {
+			continue
+		}
+		if newest == nil || o.Metadata.Created.After(newest.Created) {
+			newest = &PendingCSR{Name: o.Metadata.Name, Created: o.Metadata.Created}
+		}
+	}
+	return newest, nil
+}
+
+// small sends one request and decodes the few fields of its answer that are of
+// interest: a type of the API with all of its own would only make us larger.
+func (c *Client) small(ctx context.Context, req *rest.Request, out any, what string) error {
+	note := &call{}
+	limited, cancel := context.WithTimeout(noted(ctx, note), requestTimeout)
+	defer cancel()
+	body, err := req.MaxRetries(0).WarningHandlerWithContext(rest.NoWarnings{}).Do(limited).Raw()
+	if err == nil {
+		err = json.Unmarshal(body, out)
+	}
+	return c.explain(ctx, err, note, what)
 }
 
 // GetNode reads a Node.

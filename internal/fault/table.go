@@ -26,6 +26,7 @@ const (
 	CSRPending         Reason = "CSRPending"
 	CSRDenied          Reason = "CSRDenied"
 	CSRFailed          Reason = "CSRFailed"
+	CSRDeleted         Reason = "CSRDeleted"
 	CSRNotSigned       Reason = "CSRNotSigned"
 	CertificateInvalid Reason = "CertificateInvalid"
 	NodeNameTaken      Reason = "NodeNameTaken"
@@ -49,10 +50,14 @@ const (
 	CARefreshUnavailable Reason = "CARefreshUnavailable"
 	RenewalNotAutomatic  Reason = "RenewalNotAutomatic"
 	RenewalOverdue       Reason = "RenewalOverdue"
-	NodeDeleted          Reason = "NodeDeleted"
-	NodeNotReady         Reason = "NodeNotReady"
-	KubeletStopped       Reason = "KubeletStopped"
-	Drifted              Reason = "Drifted"
+	ClientCAMissing      Reason = "ClientCAMissing"
+
+	ServingCertificatePending Reason = "ServingCertificatePending"
+
+	NodeDeleted    Reason = "NodeDeleted"
+	NodeNotReady   Reason = "NodeNotReady"
+	KubeletStopped Reason = "KubeletStopped"
+	Drifted        Reason = "Drifted"
 )
 
 var table = []Entry{
@@ -106,19 +111,22 @@ var table = []Entry{
 		"On the control plane: `kubeadm token create`. Here: `bootstrap-agent token set`, which reads it from stdin."},
 	{TokenRejected, Slow, ExitRefused,
 		"The API server answered 401 to the bootstrap token: expired or deleted since, without usage-bootstrap-authentication, or the server runs without --enable-bootstrap-token-auth.",
-		"Make a fresh token with `kubeadm token create` and give it to this machine with `bootstrap-agent token set`."},
+		"Look at the token's Secret, kube-system/bootstrap-token-ID. Make a fresh token with `kubeadm token create` and give it to this machine with `bootstrap-agent token set`."},
 	{CSRForbidden, Slow, ExitRefused,
 		"The token may not create certificate signing requests.",
-		"Bind ClusterRole system:node-bootstrapper to the token's group (system:bootstrappers, or its auth-extra-groups)."},
+		"Bind the role to the token's group (system:bootstrappers, or one of its auth-extra-groups): `kubectl create clusterrolebinding bootstrap-agent:create-csrs --clusterrole=system:node-bootstrapper --group=system:bootstrappers`."},
 	{CSRPending, Slow, ExitTemporary,
 		"The certificate signing request waits for approval.",
-		"Approve it: `kubectl certificate approve NAME`. For automatic approval bind ClusterRole system:certificates.k8s.io:certificatesigningrequests:nodeclient to the token's group."},
+		"Approve it: `kubectl certificate approve NAME`. For automatic approval bind the role to the token's group: `kubectl create clusterrolebinding bootstrap-agent:approve-first-certificates --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient --group=system:bootstrappers`."},
 	{CSRDenied, Slow, ExitRefused,
 		"Somebody denied the certificate signing request.",
 		"Ask who denied it and why: `kubectl describe csr NAME`. The agent asks again with a new key."},
 	{CSRFailed, Slow, ExitRefused,
 		"The signer refused the certificate signing request.",
 		"See the condition's message: `kubectl describe csr NAME`. The agent asks again with a new key."},
+	{CSRDeleted, Slow, ExitRefused,
+		"Somebody deleted the certificate signing request while its certificate was awaited.",
+		"Nothing at first: the agent makes it again, with the same key. If it repeats, find out who deletes requests: the API server's audit log."},
 	{CSRNotSigned, Slow, ExitTemporary,
 		"The certificate signing request is approved, but nobody signs it.",
 		"Check that kube-controller-manager runs with the csrsigning controller and has --cluster-signing-cert-file and --cluster-signing-key-file."},
@@ -175,10 +183,16 @@ var table = []Entry{
 		"Allow anonymous reads of kube-public/cluster-info."},
 	{RenewalNotAutomatic, Note, ExitDone,
 		"This node's certificate will not be renewed by itself: nobody approves the kubelet's renewal requests.",
-		"Bind ClusterRole system:certificates.k8s.io:certificatesigningrequests:selfnodeclient to group system:nodes."},
+		"Bind the role to all nodes: `kubectl create clusterrolebinding bootstrap-agent:approve-renewals --clusterrole=system:certificates.k8s.io:certificatesigningrequests:selfnodeclient --group=system:nodes`."},
 	{RenewalOverdue, Note, ExitDone,
 		"The client certificate is past 90 % of its lifetime and has not been renewed.",
 		"See `kubectl get csr` for a pending request of this node and `journalctl -u kubelet.service`."},
+	{ClientCAMissing, Note, ExitDone,
+		"The API server takes client certificates of other CAs than those that this kubelet trusts, so it can most likely not reach the kubelet: `kubectl logs` and `exec` answer Unauthorized.",
+		"Put the CA that signed the API server's own client certificate (--kubelet-client-certificate; most often that of its --client-ca-file) on this machine and name it in `kubelet.clientCAFile`; or, if cluster-info's bundle holds it, pin it in `caCertHashes`, too."},
+	{ServingCertificatePending, Note, ExitDone,
+		"The kubelet asked the cluster for its serving certificate and has none yet: until then `kubectl logs` and `exec` end with a TLS error.",
+		"Approve the request: `kubectl get csr --field-selector spec.signerName=kubernetes.io/kubelet-serving`, then `kubectl certificate approve NAME`. No controller of Kubernetes approves these by itself."},
 	{NodeDeleted, Note, ExitDone,
 		"This machine's Node object was deleted; the agent does not register it again.",
 		"If that was meant, run `systemctl disable --now bootstrap-agent kubelet`; if not, `systemctl restart kubelet` registers it again."},

@@ -200,6 +200,8 @@ func (s *Server) allowed(id identity, a attributes) (ok bool, reason string) {
 			a.verb == "get" && !s.auth.infoForbidden, ""
 	case a.group == "authorization.k8s.io" && a.resource == "selfsubjectaccessreviews":
 		return a.verb == "create", ""
+	case a.group == "authentication.k8s.io" && a.resource == "selfsubjectreviews":
+		return a.verb == "create", ""
 	case a.group == csrs.group && a.resource == csrs.resource:
 		return s.allowedCSR(id, a), ""
 	case slices.Contains(id.groups, nodesGroup) && strings.HasPrefix(id.name, nodePrefix):

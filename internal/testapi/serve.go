@@ -118,6 +118,13 @@ func (c *call) route() {
 		c.accessReview()
 		return
 	}
+	if a.group == "authentication.k8s.io" {
+		c.json(http.StatusCreated, map[string]any{
+			"kind": "SelfSubjectReview", "apiVersion": "authentication.k8s.io/v1", "metadata": map[string]any{},
+			"status": map[string]any{"userInfo": map[string]any{"username": c.id.name, "groups": c.id.groups}},
+		})
+		return
+	}
 	for _, k := range []kind{csrs, nodes, configMaps, leases} {
 		if k.group != a.group || k.resource != a.resource || a.sub != "" {
 			continue
@@ -174,16 +181,26 @@ func (c *call) get(k kind) {
 }
 
 func (c *call) list(k kind) {
-	name, err := selectedName(k, c.r)
-	if err != nil {
-		c.fail(err)
-		return
+	signer, bySigner := strings.CutPrefix(c.r.URL.Query().Get("fieldSelector"), "spec.signerName=")
+	bySigner = bySigner && k == csrs
+	name := ""
+	if !bySigner {
+		var err error
+		if name, err = selectedName(k, c.r); err != nil {
+			c.fail(err)
+			return
+		}
 	}
 	c.s.mu.Lock()
 	items, rv := c.s.store.list(k, c.attrs.namespace), c.s.store.rv
 	c.s.mu.Unlock()
 	if name != "" {
 		items = slices.DeleteFunc(items, func(raw json.RawMessage) bool { return nameOf(raw) != name })
+	}
+	if bySigner {
+		items = slices.DeleteFunc(items, func(raw json.RawMessage) bool {
+			return decode[certv1.CertificateSigningRequest](raw).Spec.SignerName != signer
+		})
 	}
 	c.json(http.StatusOK, map[string]any{
 		"kind": k.kind + "List", "apiVersion": k.typeMeta().APIVersion,
