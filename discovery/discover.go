@@ -85,19 +85,23 @@ type Discoverer struct {
 
 // Cluster is a cluster that passed every check.
 type Cluster struct {
-	Server      string    // where credentials may go: an https URL
-	Provisional bool      // Server is the endpoint that answered, because InfoServer could not be reached
-	InfoServer  string    // the server that cluster-info names
-	Endpoint    string    // who answered, host:port
-	CA          []byte    // the accepted CAs: PEM without headers, in a stable order
-	Pins        []string  // of the accepted CAs, in that order
-	Dropped     []string  // CAs of the bundle that no pin names: "subject" and pin
-	Expired     []string  // accepted CAs that are not valid at this time, likewise
-	TokenID     string    // whose signature was verified
-	ServerTime  time.Time // Date of the verified answer; zero if it had none
-	LocalTime   time.Time // when it was read
-	Requests    int       // sent to all endpoints together
-	Handshakes  int       // TLS handshakes begun, likewise
+	Server      string   // where credentials may go: an https URL
+	Provisional bool     // Server is the endpoint that answered, because InfoServer could not be reached
+	InfoServer  string   // the server that cluster-info names
+	Endpoint    string   // who answered, host:port
+	CA          []byte   // the accepted CAs: PEM without headers, in a stable order
+	Pins        []string // of the accepted CAs, in that order
+	Dropped     []string // CAs of the bundle that no pin names: "subject" and pin
+	Expired     []string // accepted CAs that are not valid at this time, likewise
+	// OtherClientCAs are the names of the CAs whose client certificates the
+	// server takes, quoted, if no accepted CA is among them: then the kubelet
+	// needs another clientCAFile than the accepted CAs.
+	OtherClientCAs []string
+	TokenID        string    // whose signature was verified
+	ServerTime     time.Time // Date of the verified answer; zero if it had none
+	LocalTime      time.Time // when it was read
+	Requests       int       // sent to all endpoints together
+	Handshakes     int       // TLS handshakes begun, likewise
 }
 
 // Discover returns the first endpoint's cluster that passes everything. If none
@@ -217,7 +221,8 @@ func naming(e Endpoint, err error) error {
 func (d *Discoverer) conclude(ctx context.Context, req Request, f *finding, n *counters) *Cluster {
 	c := &Cluster{
 		InfoServer: f.server.URL(), Endpoint: f.endpoint.String(), TokenID: req.Token.ID(),
-		CA: encodeBundle(f.accepted), ServerTime: f.answer.date, LocalTime: f.answer.local,
+		OtherClientCAs: otherClientCAs(f.answer.asked, f.accepted),
+		CA:             encodeBundle(f.accepted), ServerTime: f.answer.date, LocalTime: f.answer.local,
 	}
 	log := d.log().WithField("endpoint", c.Endpoint)
 	for _, ca := range f.accepted {

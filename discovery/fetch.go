@@ -31,6 +31,7 @@ type counters struct{ requests, handshakes atomic.Int64 }
 type answer struct {
 	data  map[string]string
 	peer  []*x509.Certificate
+	asked [][]byte  // names of the CAs whose client certificates it takes, DER
 	date  time.Time // the server's clock; zero if it gave none
 	local time.Time // ours, when the answer's head was read
 }
@@ -64,7 +65,7 @@ func (d *Discoverer) fetch(ctx context.Context, req Request, e Endpoint, n *coun
 	seen.Reached = StepAnswered
 	defer func() { _ = resp.Body.Close() }()
 	seen.Status = resp.StatusCode
-	a := &answer{local: d.now()}
+	a := &answer{local: d.now(), asked: wire.clientCAs.told()}
 	if resp.TLS != nil {
 		a.peer = resp.TLS.PeerCertificates
 	}
@@ -114,7 +115,8 @@ func (d *Discoverer) transport(ctx context.Context, req Request, lim Limits, wir
 			MinVersion: tls.VersionTLS12,
 			NextProtos: []string{"http/1.1"},
 			//nolint:gosec // G402: there is no CA to verify against yet; the chain is recorded and verified in verifyPeer, before anything is believed, and no credential travels here.
-			InsecureSkipVerify: true,
+			InsecureSkipVerify:   true,
+			GetClientCertificate: wire.clientCAs.hear,
 		},
 		Protocols:              protocols,
 		DisableKeepAlives:      true,
@@ -202,7 +204,10 @@ func waiting(f *fault.Error, resp *http.Response, a *answer) *fault.Error {
 
 // wireState is how far a connection came. net/http calls its hooks from
 // goroutines of its own.
-type wireState struct{ connected, started, secured atomic.Bool }
+type wireState struct {
+	connected, started, secured atomic.Bool
+	clientCAs                   clientCAs
+}
 
 func (w *wireState) trace(ctx context.Context, n *counters) context.Context {
 	return httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{

@@ -37,9 +37,11 @@ func checkSignature(data map[string]string, t Token) error {
 	if !ok {
 		others := signedFor(data)
 		if len(others) == 0 {
-			return fault.New(fault.NoSignatures, "cluster-info carries no signature of any token")
+			return fault.New(fault.NoSignatures, "cluster-info carries no signature of any token").
+				WithHint("Run kube-controller-manager with `--controllers=*,bootstrapsigner,tokencleaner`. If it does: %s", secretHint(id))
 		}
-		return fault.New(fault.TokenUnknown, "cluster-info is signed for %s, not for token id %s", listQuoted(others), id)
+		return fault.New(fault.TokenUnknown, "cluster-info is signed for %s, not for token id %s", listQuoted(others), id).
+			WithHint("%s", secretHint(id))
 	}
 	if hmac.Equal([]byte(got), []byte(detachedJWS(content, id, secret))) {
 		return nil
@@ -47,7 +49,16 @@ func checkSignature(data map[string]string, t Token) error {
 	if made := otherSignature(got, content, t); made != "" {
 		return fault.New(fault.SignatureMismatch, "the signature for token id %s is not valid: %s", id, made)
 	}
-	return fault.New(fault.SignatureMismatch, "the signature for token id %s was not made with our secret over this content", id)
+	return fault.New(fault.SignatureMismatch, "the signature for token id %s was not made with our secret over this content", id).
+		WithHint("Compare the token with `kubeadm token list` or with `kubectl -n kube-system get secret bootstrap-token-%s -o yaml`: the secret (the 16 characters after the dot) must be the same. "+
+			"If it is, the signature is a stale one (the bootstrapsigner does not run any more), or the content was altered on the way.", id)
+}
+
+// secretHint says where to look for why a token signs nothing.
+func secretHint(id string) string {
+	return "Look at the token's Secret: `kubectl -n kube-system get secret bootstrap-token-" + id + " -o yaml` (see `kubeadm token list`). " +
+		"It must be there, not be expired, and have `usage-bootstrap-signing: \"true\"`. " +
+		"Or make a fresh token with `kubeadm token create` and give it to this machine with `bootstrap-agent token set`."
 }
 
 // otherSignature recognises signatures that were made by hand and nearly right.

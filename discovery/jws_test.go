@@ -92,6 +92,24 @@ func TestCheckSignatureTellsTheCasesApart(t *testing.T) {
 	}
 }
 
+func TestATokenThatSignsNothingIsSentToItsSecretAndTheFieldInIt(t *testing.T) {
+	const content = "apiVersion: v1\n"
+	for name, data := range map[string]map[string]string{
+		"no signature at all": {kubeconfigKey: content},
+		"others alone":        {kubeconfigKey: content, signaturePrefix + "zzzzzz": "x"},
+	} {
+		hint := fault.HintOf(checkSignature(data, testToken(t)))
+		for _, part := range []string{"get secret bootstrap-token-" + testID + " -o yaml", "usage-bootstrap-signing", "not be expired", "bootstrap-agent token set"} {
+			if !strings.Contains(hint, part) {
+				t.Errorf("%s: the hint lacks %q: %s", name, part, hint)
+			}
+		}
+		if signer := strings.Contains(hint, "bootstrapsigner"); signer != (len(data) == 1) {
+			t.Errorf("%s: %s", name, hint)
+		}
+	}
+}
+
 func without(m map[string]string, key string) map[string]string {
 	out := map[string]string{}
 	for k, v := range m {
