@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strings"
 	"time"
@@ -72,10 +73,26 @@ func (a *Agent) inspect(ctx context.Context) error {
 	if err := a.renderer().operatorConfig(); err != nil {
 		faults = append(faults, err)
 	}
+	if err := a.clientCAFile(); err != nil {
+		faults = append(faults, err)
+	}
 	if err := a.lostFlags(existing); err != nil {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+// clientCAFile refuses, before anything is asked for, a CA file that the kubelet
+// would miss in the end.
+func (a *Agent) clientCAFile() error {
+	path := a.cfg.Kubelet.ClientCAFile
+	if path == "" || path == a.files.CACert() {
+		return nil
+	}
+	if _, err := os.Stat(path); err != nil {
+		return fault.New(fault.ConfigInvalid, "kubelet.clientCAFile: %w", err)
+	}
+	return nil
 }
 
 func (a *Agent) isOurs(path string) bool {

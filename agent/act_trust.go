@@ -66,6 +66,9 @@ func (a *Agent) accept(cluster *discovery.Cluster) error {
 		return err
 	}
 	a.trust, a.distrusted = next, false
+	if len(next.ClientCAs) > 0 && a.cfg.Kubelet.ClientCAFile == "" {
+		a.log.WithField("clientCAs", next.ClientCAs).Warn("the API server's clients are vouched for by other CAs than the accepted ones; kubelet.clientCAFile is most likely needed")
+	}
 	log := a.log.WithField("server", next.Server).WithField("endpoint", next.Endpoint).WithField("caPins", next.CAPins)
 	if next.Provisional {
 		log.Warn("cluster accepted; its own server cannot be reached, so the endpoint that answered is used")
@@ -152,7 +155,7 @@ func withoutApprove(c *CSRStatus) *CSRStatus {
 		return nil
 	}
 	out := *c
-	out.Approve = ""
+	out.Approve, out.Bind = "", ""
 	return &out
 }
 
@@ -163,14 +166,18 @@ func (a *Agent) progress(p csr.Progress, o Observation) {
 	a.lastFault = nil // overcome: the request is made
 	a.status.CSR = &CSRStatus{
 		Name: p.Name, Created: p.Created.UTC(), Adopted: p.Adopted, WillBeApproved: p.WillBeApproved,
-		BackstopGets: p.Backstops, Approve: "kubectl certificate approve " + p.Name,
+		BackstopGets: p.Backstops, Approve: approveCommand(p.Name), Bind: p.Bind,
 	}
 	if !p.Approved.IsZero() {
 		at := p.Approved.UTC()
-		a.status.CSR.Approved, a.status.CSR.Approve = &at, ""
+		a.status.CSR.Approved, a.status.CSR.Approve, a.status.CSR.Bind = &at, "", ""
 	}
 	if p.WillBeApproved != nil && !*p.WillBeApproved || now.Sub(p.Created) > time.Minute {
-		err := fault.New(fault.CSRPending, "request %s waits for approval", p.Name).WithHint("%s", a.status.CSR.Approve)
+		hint := a.status.CSR.Approve
+		if p.Bind != "" {
+			hint += "; or, for this machine and all after it: " + p.Bind
+		}
+		err := fault.New(fault.CSRPending, "request %s waits for approval", p.Name).WithHint("%s", hint)
 		a.publish(RequestingCertificate, o, err, "")
 		return
 	}

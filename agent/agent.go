@@ -81,6 +81,9 @@ type memory struct {
 	nextAPICheck  time.Time
 	eager         time.Duration // pause before the next look at a node that is not Ready yet
 	serverDue     time.Time     // when a provisional server is given up for cluster-info's
+	turn          int           // of the questions that take turns, see askAPI
+	serving       *pendingAsked // the kubelet's request for its serving certificate
+	renewal       *pendingAsked // its request for an overdue renewal
 	caOffered     []string
 	serverOffered string // by cluster-info, other than the one accepted
 	caClosed      bool

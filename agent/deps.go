@@ -11,6 +11,7 @@ import (
 
 	"github.com/bootstrap-agent/bootstrap-agent/csr"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
@@ -70,6 +71,7 @@ type API interface {
 	GetLease(ctx context.Context, nodeName string) (*coordinationv1.Lease, error)
 	KubeletConfig(ctx context.Context) (string, error)
 	ClusterInfo(ctx context.Context) (string, error)
+	PendingCSR(ctx context.Context, signer, user string) (*apiclient.PendingCSR, error)
 	Close()
 }
 

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"strings"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -29,6 +30,8 @@ type Observation struct {
 	Node Node
 	// Renewal is what is known of the next renewal of the certificate.
 	Renewal Renewal
+	// Serving is how the API server can reach this kubelet.
+	Serving Serving
 	// CAOffered are pins of CAs that cluster-info shows and the trust record
 	// does not hold.
 	CAOffered []string
@@ -99,6 +102,7 @@ type Renewal struct {
 	NotAutomatic bool // nobody approves this node's renewal requests
 	Overdue      bool // past 90 % of the lifetime
 	NotAfter     time.Time
+	Request      *pendingAsked // the kubelet's request, once overdue and asked about
 }
 
 // nextPhase says where the machine stands. It is the one decision of this
@@ -147,6 +151,11 @@ func notesOf(o Observation) []Note {
 		row, _ := fault.Lookup(r)
 		notes = append(notes, Note{Reason: r, Message: message, Hint: row.Remedy})
 	}
+	hint := func(better string) {
+		if better != "" {
+			notes[len(notes)-1].Hint = better
+		}
+	}
 	if o.ConfigError != nil {
 		add(fault.ConfigInvalid, "the config file has become bad, the last good one stays in use: "+o.ConfigError.Error())
 	}
@@ -163,7 +172,15 @@ func notesOf(o Observation) []Note {
 		add(fault.RenewalNotAutomatic, "group system:nodes may not create certificatesigningrequests/selfnodeclient; the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339))
 	}
 	if o.Renewal.Overdue {
-		add(fault.RenewalOverdue, "the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339))
+		add(fault.RenewalOverdue, "the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339)+o.Renewal.Request.clause())
+		hint(o.Renewal.Request.approve())
+	}
+	if len(o.Serving.OtherCAs) > 0 {
+		add(fault.ClientCAMissing, "the API server takes client certificates of "+strings.Join(o.Serving.OtherCAs, ", ")+"; this kubelet trusts only the CA of cluster-info")
+	}
+	if o.Serving.Missing && o.Serving.Request != nil {
+		add(fault.ServingCertificatePending, "the kubelet has no serving certificate from the cluster yet"+o.Serving.Request.clause())
+		hint(o.Serving.Request.approve())
 	}
 	for _, pin := range o.CAOffered {
 		add(fault.CAOffered, "cluster-info shows a CA that this node does not hold: "+pin)

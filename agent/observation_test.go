@@ -80,6 +80,7 @@ func TestNotesOf(t *testing.T) {
 	o.Unit.HeldBack = "stopped"
 	o.Node = Node{Known: true, Deleted: true}
 	o.Renewal = Renewal{NotAutomatic: true, Overdue: true, NotAfter: time.Unix(0, 0)}
+	o.Serving = Serving{Missing: true, Request: &pendingAsked{}, OtherCAs: []string{`"CN=x"`}}
 	o.CAOffered = []string{"sha256:a"}
 	o.ServerOffered = "https://10.0.0.9:6443"
 	o.CARefreshClosed = true
@@ -93,7 +94,7 @@ func TestNotesOf(t *testing.T) {
 		}
 	}
 	want := []fault.Reason{fault.ConfigInvalid, fault.KubeletStopped, fault.NodeDeleted, fault.RenewalNotAutomatic, fault.RenewalOverdue,
-		fault.CAOffered, fault.ServerOffered, fault.CARefreshUnavailable, fault.Drifted, fault.Drifted}
+		fault.ClientCAMissing, fault.ServingCertificatePending, fault.CAOffered, fault.ServerOffered, fault.CARefreshUnavailable, fault.Drifted, fault.Drifted}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %v, want %v", got, want)
 	}

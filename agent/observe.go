@@ -47,7 +47,11 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	if leaf := seen.Pair.Leaf; leaf != nil && o.Pair == PairUsable {
 		o.Renewal.NotAfter = leaf.NotAfter
 		life := leaf.NotAfter.Sub(leaf.NotBefore)
-		o.Renewal.Overdue = now.After(leaf.NotBefore.Add(life * 9 / 10))
+		if o.Renewal.Overdue = now.After(leaf.NotBefore.Add(life * 9 / 10)); o.Renewal.Overdue {
+			o.Renewal.Request = a.memory.renewal
+		} else {
+			a.memory.renewal = nil
+		}
 	}
 	if automatic := a.manifest.RenewalAutomatic; automatic != nil {
 		o.Renewal.NotAutomatic = !*automatic
@@ -64,6 +68,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	o.LeaseRenewed = a.memory.leaseKnown && a.memory.leaseFor == started
 	if o.Unit.Active && o.Pair == PairUsable && len(o.Files.Damaged) == 0 {
 		o.Healthy = a.health(ctx) == nil
+		o.Serving = a.servingState(now)
 	}
 	a.describe(seen, unit, o)
 	return o, nil
@@ -238,15 +243,9 @@ func (a *Agent) hasNewPair() bool {
 // health asks the kubelet's health endpoint, at the address of the effective
 // config. Switched off counts as healthy.
 func (a *Agent) health(ctx context.Context) error {
-	config, err := atomicfile.Read(a.files.ConfigFile(), maxStateFile)
+	in, err := a.effectiveInput()
 	if err != nil {
-		return fmt.Errorf("cannot read the kubelet config: %w", err)
-	}
-	in := kubelet.HealthInput{Config: config, Args: a.cfg.Kubelet.ExtraArgs}
-	if dir := a.cfg.Kubelet.ConfigDir; dir != "" {
-		if in.DropIns, err = kubelet.DropIns(dir); err != nil {
-			return err
-		}
+		return err
 	}
 	url, enabled, err := kubelet.HealthAddress(in)
 	if err != nil || !enabled {
@@ -255,4 +254,16 @@ func (a *Agent) health(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	return a.deps.Health(ctx, url)
+}
+
+// effectiveInput reads all that the kubelet puts its configuration together from.
+func (a *Agent) effectiveInput() (in kubelet.HealthInput, err error) {
+	in.Args = a.cfg.Kubelet.ExtraArgs
+	if in.Config, err = atomicfile.Read(a.files.ConfigFile(), maxStateFile); err != nil {
+		return in, fmt.Errorf("cannot read the kubelet config: %w", err)
+	}
+	if dir := a.cfg.Kubelet.ConfigDir; dir != "" {
+		in.DropIns, err = kubelet.DropIns(dir)
+	}
+	return in, err
 }

@@ -28,6 +28,7 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 	if leaf := seen.Pair.Leaf; leaf != nil {
 		s.Certificate = &CertificateStatus{Serial: seen.Pair.Serial, NotBefore: leaf.NotBefore.UTC(), NotAfter: leaf.NotAfter.UTC()}
 	}
+	s.ServingCSR = o.Serving.status()
 	s.Cluster = nil
 	if a.trust != nil {
 		s.Cluster = &ClusterStatus{Server: a.trust.Server, Provisional: a.trust.Provisional, Endpoint: a.trust.Endpoint, CAPins: a.trust.CAPins}

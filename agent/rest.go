@@ -34,16 +34,18 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 			}
 		}
 	}
+	if a.memory.eager == 0 && a.unasked(o) {
+		a.memory.nextAPICheck = now // something new is seen here: what does the API know of it?
+	}
 	check := !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil
 	if check {
-		if err := a.askAPI(ctx); err != nil {
+		if err := a.askAPI(ctx, o); err != nil {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
 		a.scheduleCheck(a.deps.Clock.Now())
 		a.giveBack()
 		a.memory.lookForDrift = true
-		o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
-		o.ServerOffered = a.memory.serverOffered
+		a.heard(&o)
 		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted
 		if a.status.Node.Ready != nil {
 			ready := o.Node.Ready
@@ -96,6 +98,9 @@ func (a *Agent) scheduleCheck(now time.Time) {
 		jitter = rand.N[time.Duration]
 	}
 	next := apiCheckEvery + jitter(apiCheckEvery/2)
+	if at, waits := a.nextRequest(); waits && at.After(now) {
+		next = min(next, max(at.Sub(now), apiCheckEvery)+jitter(time.Minute))
+	}
 	switch {
 	case !a.memory.unauthorized.IsZero():
 		next = unauthorizedGap
@@ -111,7 +116,7 @@ func (a *Agent) scheduleCheck(now time.Time) {
 // askAPI looks at our Node with our own pair, and at cluster-info anonymously
 // over a connection verified by the trust record. Both connections are closed
 // afterwards.
-func (a *Agent) askAPI(ctx context.Context) error {
+func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 	if err := a.connectCurrent(); err != nil {
 		return err
 	}
@@ -129,13 +134,10 @@ func (a *Agent) askAPI(ctx context.Context) error {
 	default:
 		return err
 	}
-	if a.memory.eager > 0 {
-		return nil // only Ready is waited for
+	if a.memory.eager > 0 || a.unasked(o) {
+		return a.eagerQuestions(ctx, o) // beside these only Ready is waited for
 	}
-	if a.manifest.RenewalAutomatic == nil {
-		a.askRenewal(ctx)
-	}
-	return a.askClusterInfo(ctx)
+	return a.askInTurn(ctx, o)
 }
 
 // askClusterInfo notes CAs that the cluster shows and this node does not hold,

@@ -26,6 +26,7 @@ type Status struct {
 	Node        NodeStatus         `json:"node"`
 	Cluster     *ClusterStatus     `json:"cluster,omitempty"`
 	CSR         *CSRStatus         `json:"csr,omitempty"`
+	ServingCSR  *CSRStatus         `json:"servingCSR,omitempty"` // the kubelet's own, for its serving certificate, while it waits
 	Certificate *CertificateStatus `json:"certificate,omitempty"`
 	Kubelet     KubeletStatus      `json:"kubelet"`
 
@@ -59,6 +60,7 @@ type CSRStatus struct {
 	Approved       *time.Time `json:"approved,omitempty"`       // when the certificate was seen
 	BackstopGets   int        `json:"backstopGets"`             // GETs beside the watch, one every 30 s
 	Approve        string     `json:"approve,omitempty"`        // the command for a person, while it waits
+	Bind           string     `json:"bind,omitempty"`           // the command that lets the cluster approve it and those after it
 }
 
 // CertificateStatus is the node's client certificate.

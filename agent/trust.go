@@ -30,6 +30,9 @@ type Trust struct {
 	Endpoint    string   `json:"endpoint"`
 	CA          string   `json:"ca"` // PEM
 	CAPins      []string `json:"caPins"`
+	// ClientCAs are the names of the CAs whose clients the API server takes, where
+	// none of the accepted ones is among them; quoted already.
+	ClientCAs []string `json:"clientCAs,omitempty"`
 
 	// Who we are.
 	NodeName string  `json:"nodeName"`
@@ -42,7 +45,7 @@ func newTrust(cfg Config, cluster *discovery.Cluster, machine Machine) *Trust {
 	t := &Trust{
 		UnsafeSkip: cfg.UnsafeSkipCAVerification, TokenID: cluster.TokenID,
 		Server: cluster.Server, InfoServer: cluster.InfoServer, Provisional: cluster.Provisional,
-		Endpoint: cluster.Endpoint, CA: string(cluster.CA), CAPins: cluster.Pins,
+		Endpoint: cluster.Endpoint, CA: string(cluster.CA), CAPins: cluster.Pins, ClientCAs: cluster.OtherClientCAs,
 		NodeName: cfg.NodeName, Machine: machine,
 	}
 	t.Endpoints, t.Pins = grounds(cfg)

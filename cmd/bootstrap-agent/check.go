@@ -176,22 +176,24 @@ func clusterDocument(c view.Check) any {
 		Hint   string `json:"hint,omitempty"`
 	}
 	type document struct {
-		OK        bool       `json:"ok"`
-		Reason    string     `json:"reason,omitempty"`
-		Error     string     `json:"error,omitempty"`
-		Hint      string     `json:"hint,omitempty"`
-		TokenID   string     `json:"tokenID"`
-		Pinned    bool       `json:"pinned"`
-		Server    string     `json:"server,omitempty"`
-		Pins      []string   `json:"pins,omitempty"`
-		Endpoints []endpoint `json:"endpoints"`
+		OK      bool     `json:"ok"`
+		Reason  string   `json:"reason,omitempty"`
+		Error   string   `json:"error,omitempty"`
+		Hint    string   `json:"hint,omitempty"`
+		TokenID string   `json:"tokenID"`
+		Pinned  bool     `json:"pinned"`
+		Server  string   `json:"server,omitempty"`
+		Pins    []string `json:"pins,omitempty"`
+		// OtherClientCAs are told where a kubelet needs kubelet.clientCAFile.
+		OtherClientCAs []string   `json:"otherClientCAs,omitempty"`
+		Endpoints      []endpoint `json:"endpoints"`
 	}
 	out := document{OK: c.Err == nil, TokenID: c.TokenID, Pinned: c.Pinned, Endpoints: []endpoint{}}
 	if c.Err != nil {
 		out.Reason, out.Error, out.Hint = string(fault.ReasonOf(c.Err)), view.Cause(c.Err), fault.HintOf(c.Err)
 	}
 	if c.Report.Cluster != nil {
-		out.Server, out.Pins = c.Report.Cluster.Server, c.Report.Cluster.Pins
+		out.Server, out.Pins, out.OtherClientCAs = c.Report.Cluster.Server, c.Report.Cluster.Pins, c.Report.Cluster.OtherClientCAs
 	}
 	for _, e := range c.Report.Endpoints {
 		one := endpoint{EndpointReport: e}

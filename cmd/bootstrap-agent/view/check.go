@@ -50,6 +50,10 @@ func Cluster(c Check, st Style) string {
 		for _, dropped := range cluster.Dropped {
 			block(&b, "  "+st.alert()+" ", "not trusted, because no pin names it: "+dropped, st)
 		}
+		if len(cluster.OtherClientCAs) > 0 {
+			block(&b, "  "+st.alert()+" ", "the API server takes client certificates of "+strings.Join(cluster.OtherClientCAs, ", ")+", and none of the trusted CAs is among these: "+
+				"a kubelet needs their CA as kubelet.clientCAFile, or the API server can most likely not reach it (kubectl logs)", st)
+		}
 		for _, old := range cluster.Expired {
 			block(&b, "  "+st.alert()+" ", "not valid now: "+old, st)
 		}

@@ -131,6 +131,9 @@ func request(b *strings.Builder, c *agent.CSRStatus, hint string, st Style) {
 	if c.Approve != "" && c.Approved == nil && !strings.Contains(hint, c.Approve) {
 		fact(b, "", st.arrow()+" "+Clean(c.Approve))
 	}
+	if c.Bind != "" && c.Approved == nil && !strings.Contains(hint, c.Bind) {
+		fact(b, "", st.arrow()+" "+Clean(c.Bind))
+	}
 }
 
 func certificate(b *strings.Builder, c *agent.CertificateStatus, st Style) {

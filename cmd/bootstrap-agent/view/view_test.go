@@ -133,6 +133,10 @@ func TestCluster(t *testing.T) {
 	golden(t, "cluster-unpinned", Cluster(Check{Report: report, TokenID: "abcdef", Started: started}, st))
 	report.Endpoints[1].CAs[0].Pinned = true
 	golden(t, "cluster-pinned", Cluster(Check{Report: report, TokenID: "abcdef", Started: started, Pinned: true}, st))
+	report.Cluster.OtherClientCAs = []string{`"CN=client-ca"`}
+	if out := Cluster(Check{Report: report, TokenID: "abcdef", Started: started, Pinned: true}, st); !strings.Contains(out, `"CN=client-ca"`) || !strings.Contains(out, "kubelet.clientCAFile") {
+		t.Errorf("a client CA that a kubelet would not trust is not told:\n%s", out)
+	}
 	golden(t, "cluster-failed", Cluster(Check{
 		Report: &discovery.Report{Endpoints: []discovery.EndpointReport{unsigned}}, Err: unsigned.Err, TokenID: "abcdef", Started: started,
 	}, st))
