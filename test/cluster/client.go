@@ -97,6 +97,24 @@ func (c *Cluster) Do(ctx context.Context, method, path string, in, out any) erro
 	return json.Unmarshal(text, out)
 }
 
+// Refuses returns nil when the API server answers 401 to a token.
+func (c *Cluster) Refuses(ctx context.Context, token Token) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.Endpoint()+"/version", nil)
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Authorization", "Bearer "+token.String())
+	resp, err := c.nobody.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // nothing in it is of interest
+	if resp.StatusCode != http.StatusUnauthorized {
+		return fmt.Errorf("the API server answers %d to the token", resp.StatusCode)
+	}
+	return nil
+}
+
 func (c *Cluster) awaitPath(ctx context.Context, path string) error {
 	return await.Until(ctx, path, 25*time.Millisecond, func(ctx context.Context) error { return c.Get(ctx, path, nil) })
 }

@@ -50,6 +50,8 @@ type Options struct {
 	Controllers     []string      // of the controller-manager; "*", "bootstrapsigner", "tokencleaner"
 	NoAutoApproval  bool          // leave the CSRs of bootstrap tokens to a person
 	APIServerFlags  []string      // added last, so they win
+	Authorities     Authorities   // of a cluster made by hand: more than one CA
+	VerifyKubelets  bool          // the API server checks the serving certificates of kubelets against the signing CA
 	// PlainKubeletConfig leaves kubelet-config as kubeadm writes it. Else it
 	// holds KubeletSettings, without which no kubelet runs in a machine of the lab.
 	PlainKubeletConfig bool
@@ -66,6 +68,7 @@ type Cluster struct {
 	slot    *cache.Slot
 	pki     pki
 	admin   *http.Client
+	nobody  *http.Client // without a certificate
 	flags   map[string][]string
 	mu      sync.Mutex // guards running
 	running map[string]*process
@@ -140,7 +143,7 @@ func startOnce(ctx context.Context, bin string, opts Options) (c *Cluster, err e
 	if err := shape.keys(ctx, c); err != nil {
 		return nil, err
 	}
-	if c.pki, c.admin, err = c.readKeys(); err != nil {
+	if c.pki, c.admin, c.nobody, err = c.readKeys(); err != nil {
 		return nil, err
 	}
 	if err := c.run("kube-apiserver"); err != nil {
@@ -178,17 +181,21 @@ func (c *Cluster) plan(clientPort, peerPort, managerPort string) {
 		"--service-cluster-ip-range=10.96.0.0/16",
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		"--enable-bootstrap-token-auth=true", "--anonymous-auth=true", "--allow-privileged=true",
-		"--client-ca-file=" + file("pki/ca.crt"),
+		"--client-ca-file=" + file(c.signingCA()+".crt"),
+		"--kubelet-client-certificate=" + file("pki/apiserver-kubelet-client.crt"), "--kubelet-client-key=" + file("pki/apiserver-kubelet-client.key"),
 		"--tls-cert-file=" + file("pki/apiserver.crt"), "--tls-private-key-file=" + file("pki/apiserver.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file=" + file("pki/sa.pub"), "--service-account-signing-key-file=" + file("pki/sa.key"),
 	}, c.APIServerFlags...)
+	if c.VerifyKubelets {
+		c.flags["kube-apiserver"] = append(c.flags["kube-apiserver"], "--kubelet-certificate-authority="+file(c.signingCA()+".crt"))
+	}
 	manager := []string{
 		"--kubeconfig=" + file("controller-manager.conf"),
 		"--bind-address=127.0.0.1", "--secure-port=" + managerPort,
 		"--leader-elect=false", "--use-service-account-credentials=true",
 		"--controllers=" + strings.Join(c.Controllers, ","),
-		"--cluster-signing-cert-file=" + file("pki/ca.crt"), "--cluster-signing-key-file=" + file("pki/ca.key"),
+		"--cluster-signing-cert-file=" + file(c.signingCA()+".crt"), "--cluster-signing-key-file=" + file(c.signingCA()+".key"),
 		"--root-ca-file=" + file("pki/ca.crt"), "--service-account-private-key-file=" + file("pki/sa.key"),
 	}
 	if c.SigningDuration > 0 {
@@ -260,10 +267,28 @@ func (c *Cluster) StopAPI() { c.take("kube-apiserver").stop(stopGrace) }
 // StartAPI ends the outage that StopAPI began.
 func (c *Cluster) StartAPI(ctx context.Context) error {
 	c.admin.CloseIdleConnections()
+	c.nobody.CloseIdleConnections()
 	if err := c.run("kube-apiserver"); err != nil {
 		return err
 	}
 	return c.AwaitAPI(ctx)
+}
+
+// StopControllers stops the controller-manager: nothing is signed, approved or
+// cleaned up from here on. StartControllers starts it again.
+func (c *Cluster) StopControllers() { c.take("kube-controller-manager").stop(stopGrace) }
+
+// StartControllers ends what StopControllers began, with further flags (they
+// stay until the next start). It does not wait for the controllers' first work.
+func (c *Cluster) StartControllers(flags ...string) error {
+	p, err := c.start("kube-controller-manager", append(slices.Clone(c.flags["kube-controller-manager"]), flags...)...)
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.running["kube-controller-manager"] = p
+	return nil
 }
 
 // Stop kills all components, waits until they are gone and removes the folder:
@@ -275,6 +300,7 @@ func (c *Cluster) Stop() error {
 	}
 	if c.admin != nil {
 		c.admin.CloseIdleConnections()
+		c.nobody.CloseIdleConnections()
 	}
 	for _, name := range []string{"kube-controller-manager", "kube-apiserver", "etcd"} {
 		c.take(name).stop(0)
@@ -299,6 +325,13 @@ func (c *Cluster) Logs(n int) string {
 
 // Endpoint is host:port of the API server.
 func (c *Cluster) Endpoint() string { return net.JoinHostPort(c.Address, c.port) }
+
+// ClientCA is the certificate of the authority that signs for clients and
+// kubelets, PEM: the cluster's, unless Authorities says otherwise.
+func (c *Cluster) ClientCA() []byte { return c.pki.clientPEM }
+
+// ClientPin is the pin of ClientCA.
+func (c *Cluster) ClientPin() string { return c.pki.clientPin }
 
 // CA is the certificate of the cluster's authority, PEM.
 func (c *Cluster) CA() []byte { return c.pki.caPEM }

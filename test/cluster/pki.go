@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -12,7 +11,6 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"math/big"
 	"net"
@@ -26,8 +24,8 @@ import (
 
 // pki is what the lab needs to know of the cluster's keys once they are made.
 type pki struct {
-	caPEM []byte
-	pin   string
+	caPEM, clientPEM []byte
+	pin, clientPin   string
 }
 
 // Authority is a small CA: the by-hand cluster's, or that of an impostor.
@@ -38,7 +36,10 @@ type Authority struct {
 }
 
 // NewAuthority makes a CA with an ECDSA key, valid from an hour ago for a year.
-func NewAuthority(name string) (*Authority, error) {
+func NewAuthority(name string) (*Authority, error) { return newAuthority(name, nil) }
+
+// newAuthority makes a CA, signed by parent or, without one, by itself.
+func newAuthority(name string, parent *Authority) (*Authority, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return nil, err
@@ -46,7 +47,11 @@ func NewAuthority(name string) (*Authority, error) {
 	template := newTemplate(pkix.Name{CommonName: name})
 	template.IsCA, template.BasicConstraintsValid = true, true
 	template.KeyUsage = x509.KeyUsageCertSign | x509.KeyUsageDigitalSignature
-	certPEM, keyPEM, err := sign(template, template, key, key)
+	issuer, signer := template, key
+	if parent != nil {
+		issuer, signer = parent.cert, parent.key
+	}
+	certPEM, keyPEM, err := sign(template, issuer, key, signer)
 	if err != nil {
 		return nil, err
 	}
@@ -90,6 +95,11 @@ func (a *Authority) issue(template *x509.Certificate) (certPEM, keyPEM []byte, e
 	return sign(template, a.cert, key, a.key)
 }
 
+// Intermediate issues a CA below this one.
+func (a *Authority) Intermediate(name string) (*Authority, error) {
+	return newAuthority(name, a)
+}
+
 func newTemplate(subject pkix.Name) *x509.Certificate {
 	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
 	if err != nil {
@@ -119,50 +129,6 @@ func pinOf(cert *x509.Certificate) string {
 	return "sha256:" + hex.EncodeToString(sum[:])
 }
 
-// handKeys makes the keys of a by-hand cluster, in the places where kubeadm's
-// would be, so that the components are started in the same way.
-func handKeys(_ context.Context, c *Cluster) error {
-	ca, err := NewAuthority("by-hand-ca")
-	if err != nil {
-		return err
-	}
-	accounts, err := NewAuthority("service-accounts") // only its key pair is used
-	if err != nil {
-		return err
-	}
-	accountsPub, err := x509.MarshalPKIXPublicKey(accounts.key.Public())
-	if err != nil {
-		return err
-	}
-	cert, key, err := ca.Server(append(c.sans(), "kubernetes.default.svc", "10.96.0.1")...)
-	if err != nil {
-		return err
-	}
-	files := map[string][]byte{
-		"pki/ca.crt": ca.CertPEM, "pki/ca.key": ca.KeyPEM, "pki/apiserver.crt": cert, "pki/apiserver.key": key,
-		"pki/sa.key": accounts.KeyPEM, "pki/sa.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: accountsPub}),
-	}
-	for name, who := range map[string][]string{
-		"admin.conf":              {"admin", "system:masters"},
-		"controller-manager.conf": {"system:kube-controller-manager"},
-	} {
-		cert, key, err := ca.Client(who[0], who[1:]...)
-		if err != nil {
-			return err
-		}
-		files[name] = kubeconfig(c.Endpoint(), ca.CertPEM, who[0], cert, key)
-	}
-	if err := os.Mkdir(filepath.Join(c.Dir, "pki"), 0o700); err != nil {
-		return err
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(c.Dir, name), content, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // kubeconfig with everything inside; without a user when there is no certificate.
 func kubeconfig(endpoint string, ca []byte, user string, cert, key []byte) []byte {
 	encode := base64.StdEncoding.EncodeToString
@@ -177,18 +143,14 @@ func kubeconfig(endpoint string, ca []byte, user string, cert, key []byte) []byt
 
 // readKeys reads back what the shape made: the CA, and the administrator's
 // certificate as an HTTP client.
-func (c *Cluster) readKeys() (pki, *http.Client, error) {
-	caPEM, err := os.ReadFile(filepath.Join(c.Dir, "pki/ca.crt"))
+func (c *Cluster) readKeys() (keys pki, admin, nobody *http.Client, err error) {
+	caPEM, ca, err := c.readCA("pki/ca")
 	if err != nil {
-		return pki{}, nil, err
+		return pki{}, nil, nil, err
 	}
-	block, _ := pem.Decode(caPEM)
-	if block == nil {
-		return pki{}, nil, errors.New("pki/ca.crt holds no PEM")
-	}
-	ca, err := x509.ParseCertificate(block.Bytes)
+	clientPEM, clientCA, err := c.readCA(c.signingCA())
 	if err != nil {
-		return pki{}, nil, fmt.Errorf("pki/ca.crt: %w", err)
+		return pki{}, nil, nil, err
 	}
 	// kubeadm's admin.conf has no rights until its bindings are there.
 	path := c.AdminKubeconfig()
@@ -197,7 +159,7 @@ func (c *Cluster) readKeys() (pki, *http.Client, error) {
 	}
 	text, err := os.ReadFile(path)
 	if err != nil {
-		return pki{}, nil, err
+		return pki{}, nil, nil, err
 	}
 	var config struct {
 		Users []struct {
@@ -208,17 +170,35 @@ func (c *Cluster) readKeys() (pki, *http.Client, error) {
 		} `json:"users"`
 	}
 	if err := yaml.Unmarshal(text, &config); err != nil || len(config.Users) != 1 {
-		return pki{}, nil, fmt.Errorf("%s does not name one user: %w", path, err)
+		return pki{}, nil, nil, fmt.Errorf("%s does not name one user: %w", path, err)
 	}
 	pair, err := tls.X509KeyPair(config.Users[0].User.Cert, config.Users[0].User.Key)
 	if err != nil {
-		return pki{}, nil, fmt.Errorf("%s: %w", path, err)
+		return pki{}, nil, nil, fmt.Errorf("%s: %w", path, err)
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
-	client := &http.Client{Transport: &http.Transport{
-		TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12},
-		ForceAttemptHTTP2: true,
-	}}
-	return pki{caPEM, pinOf(ca)}, client, nil
+	with := func(pairs ...tls.Certificate) *http.Client {
+		return &http.Client{Transport: &http.Transport{
+			TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: pairs, MinVersion: tls.VersionTLS12},
+			ForceAttemptHTTP2: true,
+		}}
+	}
+	return pki{caPEM, clientPEM, pinOf(ca), pinOf(clientCA)}, with(pair), with(), nil
+}
+
+func (c *Cluster) readCA(name string) ([]byte, *x509.Certificate, error) {
+	text, err := os.ReadFile(filepath.Join(c.Dir, name+".crt"))
+	if err != nil {
+		return nil, nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, nil, fmt.Errorf("%s.crt holds no PEM", name)
+	}
+	ca, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s.crt: %w", name, err)
+	}
+	return text, ca, nil
 }

@@ -75,7 +75,7 @@ apiServer: {certSANs: %s}
 		return err
 	}
 	for _, phase := range [][]string{
-		{"certs", "ca"}, {"certs", "apiserver"}, {"certs", "sa"},
+		{"certs", "ca"}, {"certs", "apiserver"}, {"certs", "apiserver-kubelet-client"}, {"certs", "sa"},
 		{"kubeconfig", "admin"}, {"kubeconfig", "super-admin"}, {"kubeconfig", "controller-manager"},
 	} {
 		args := append([]string{"init", "phase"}, append(phase, "--config", "kubeadm.yaml")...)
@@ -118,6 +118,10 @@ func kubeadmObjects(ctx context.Context, c *Cluster) error {
 
 // handObjects is all that a cluster needs so that a token can join it.
 func handObjects(ctx context.Context, c *Cluster) error {
+	info, err := os.ReadFile(filepath.Join(c.Dir, "cluster-info.conf"))
+	if err != nil {
+		return err
+	}
 	binding := func(name, role, group string) string {
 		return fmt.Sprintf(`---
 apiVersion: rbac.authorization.k8s.io/v1
@@ -134,7 +138,7 @@ apiVersion: v1
 kind: ConfigMap
 metadata: {name: cluster-info, namespace: kube-public}
 data:
-  kubeconfig: ` + mustJSON(string(kubeconfig(c.Endpoint(), c.pki.caPEM, "", nil, nil))) + `
+  kubeconfig: ` + mustJSON(string(info)) + `
 ---
 apiVersion: rbac.authorization.k8s.io/v1
 kind: Role

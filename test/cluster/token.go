@@ -28,6 +28,10 @@ type TokenOptions struct {
 	Groups []string      // nil: the shape's; empty: none
 	Usages []string      // nil: signing and authentication; empty: none
 	Expiry time.Duration // from now; 0: an hour; negative: expired already
+	// Expiration is written as it is, instead of Expiry: another time zone, say.
+	Expiration string
+	// ID of a token that is not there (any more); "" for a random one.
+	ID string
 }
 
 // RandomToken returns a well-formed token that no cluster knows.
@@ -49,9 +53,15 @@ func (c *Cluster) NewToken(ctx context.Context, opts TokenOptions) (Token, error
 	if opts.Expiry == 0 {
 		opts.Expiry = time.Hour
 	}
+	if opts.Expiration == "" {
+		opts.Expiration = time.Now().Add(opts.Expiry).UTC().Format(time.RFC3339)
+	}
+	if opts.ID != "" {
+		token.ID = opts.ID
+	}
 	data := map[string]string{
 		"token-id": token.ID, "token-secret": token.Secret,
-		"expiration": time.Now().Add(opts.Expiry).UTC().Format(time.RFC3339),
+		"expiration": opts.Expiration,
 	}
 	for _, usage := range opts.Usages {
 		data["usage-bootstrap-"+usage] = "true"

@@ -30,7 +30,7 @@ import (
 var (
 	lab      *machine.Lab
 	kubelet  string // path of the real kubelet
-	clusters = sharedClusters{running: map[cluster.Shape]*cluster.Cluster{}}
+	clusters = sharedClusters{running: map[string]*cluster.Cluster{}}
 	clock    timings
 )
 
@@ -72,26 +72,44 @@ func logf(format string, args ...any) {
 	fmt.Fprintf(os.Stderr, time.Now().Format("15:04:05 ")+format+"\n", args...)
 }
 
-// sharedClusters starts one control plane of each shape when the first scenario
+// sharedClusters starts one control plane of each kind when the first scenario
 // asks for it; they last until the end.
 type sharedClusters struct {
 	mu      sync.Mutex
-	running map[cluster.Shape]*cluster.Cluster
+	running map[string]*cluster.Cluster
 }
 
 // sharedCluster returns the control plane that scenarios share which leave it as
 // they found it, but for nodes, tokens and CSRs with names of their own.
 func sharedCluster(t *testing.T, ctx context.Context, shape cluster.Shape) *cluster.Cluster {
 	t.Helper()
-	clusters.mu.Lock()
-	defer clusters.mu.Unlock()
-	c := clusters.running[shape]
+	return clusters.get(t, ctx, string(shape), cluster.Options{Shape: shape})
+}
+
+// severalCAs is a control plane made by hand with every CA that it can have: the
+// API server's certificate is issued below the one in cluster-info, clients and
+// kubelets have another, cluster-info holds both and one more that was retired.
+// The API server checks the certificates of kubelets.
+func severalCAs(t *testing.T, ctx context.Context) *cluster.Cluster {
+	t.Helper()
+	return clusters.get(t, ctx, "several CAs", cluster.Options{
+		Shape: cluster.ByHand, VerifyKubelets: true, Authorities: cluster.Authorities{Clients: true, Intermediate: true, Bundle: true},
+	})
+}
+
+// get returns the one of that name, started with opts by the first who asks.
+func (s *sharedClusters) get(t *testing.T, ctx context.Context, name string, opts cluster.Options) *cluster.Cluster {
+	t.Helper()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.running[name]
 	if c == nil {
+		opts.Address, opts.Log = lab.Address, logf
 		var err error
-		if c, err = cluster.Start(ctx, cluster.Options{Shape: shape, Address: lab.Address, Log: logf}); err != nil {
+		if c, err = cluster.Start(ctx, opts); err != nil {
 			t.Fatal(err)
 		}
-		clusters.running[shape] = c
+		s.running[name] = c
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
