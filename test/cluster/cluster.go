@@ -182,6 +182,7 @@ func (c *Cluster) plan(clientPort, peerPort, managerPort string) {
 		"--authorization-mode=Node,RBAC", "--enable-admission-plugins=NodeRestriction",
 		"--enable-bootstrap-token-auth=true", "--anonymous-auth=true", "--allow-privileged=true",
 		"--client-ca-file=" + file(c.signingCA()+".crt"),
+		"--kubelet-preferred-address-types=InternalIP,Hostname", // as kubeadm has it: nobody resolves the names of machines
 		"--kubelet-client-certificate=" + file("pki/apiserver-kubelet-client.crt"), "--kubelet-client-key=" + file("pki/apiserver-kubelet-client.key"),
 		"--tls-cert-file=" + file("pki/apiserver.crt"), "--tls-private-key-file=" + file("pki/apiserver.key"),
 		"--service-account-issuer=https://kubernetes.default.svc",

@@ -48,8 +48,10 @@ func TestARequestThatNobodyApprovesSaysSoAndIsServedAtOnceWhenApproved(t *testin
 		t.Errorf("phase %s", waiting.Phase)
 	}
 	approve := "kubectl certificate approve " + csr.Name
-	if csr.Approve != approve || waiting.Hint != approve {
-		t.Errorf("the command: %q, the hint: %q, want %q", csr.Approve, waiting.Hint, approve)
+	bind := "kubectl create clusterrolebinding bootstrap-agent:approve-first-certificates:kubeadm:default-node-token" +
+		" --clusterrole=system:certificates.k8s.io:certificatesigningrequests:nodeclient --group=system:bootstrappers:kubeadm:default-node-token"
+	if csr.Approve != approve || csr.Bind != bind || !strings.HasPrefix(waiting.Hint, approve+"; ") || !strings.HasSuffix(waiting.Hint, " "+bind) {
+		t.Errorf("the commands: %q and %q, the hint: %q, want %q and %q", csr.Approve, csr.Bind, waiting.Hint, approve, bind)
 	}
 	checkWaitingLine(t, unitProps(t, ctx, m, "bootstrap-agent.service", "StatusText")["StatusText"], csr.Name)
 
@@ -87,8 +89,8 @@ func TestARequestThatNobodyApprovesSaysSoAndIsServedAtOnceWhenApproved(t *testin
 	if joined.CSR == nil || joined.CSR.BackstopGets != passed.CSR.BackstopGets || joined.CSR.Name != csr.Name {
 		t.Errorf("the request in the end: %+v", joined.CSR)
 	}
-	if joined.CSR != nil && joined.CSR.Approve != "" {
-		t.Errorf("the command is still shown: %q", joined.CSR.Approve)
+	if joined.CSR != nil && joined.CSR.Approve+joined.CSR.Bind != "" {
+		t.Errorf("the commands are still shown: %+v", joined.CSR)
 	}
 	if made := csrsOf(t, ctx, c, token); len(made) != 1 {
 		t.Errorf("requests of the token: %q", made)

@@ -146,7 +146,9 @@ func TestAClusterWithSeveralCAsIsJoinedAndReachesItsKubelets(t *testing.T) {
 		if err := c.Approve(ctx, csr); err != nil {
 			t.Fatal(err)
 		}
-		reachesNot(t, ctx, c, m.Name, "Unauthorized") // whom the kubelet does not know
+		// What an administrator gets to read when it is the API server that the
+		// kubelet does not let in.
+		reachesNot(t, ctx, c, m.Name, "the server has asked for the client to provide credentials")
 		unjoin(t, ctx, c, m)
 	})
 	t.Run("with kubelet.clientCAFile", func(t *testing.T) {
