@@ -149,6 +149,19 @@ func TestAClusterWithSeveralCAsIsJoinedAndReachesItsKubelets(t *testing.T) {
 		// What an administrator gets to read when it is the API server that the
 		// kubelet does not let in.
 		reachesNot(t, ctx, c, m.Name, "the server has asked for the client to provide credentials")
+
+		// Mended on a node that is there already: a drop-in and a restart, by a person.
+		const dropIn = handMadeConfigDir + "/20-client-ca.conf"
+		config := "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nauthentication: {x509: {clientCAFile: " + clientCA + "}}\n"
+		if err := m.WriteFile(ctx, dropIn, config, 0o644); err != nil {
+			t.Fatal(err)
+		}
+		mustRun(t, ctx, m, "systemctl", "restart", "kubelet.service")
+		reaches(t, ctx, c, m.Name)
+		awaitStatus(t, ctx, m, "the end of the notes", 20*time.Second, func(s agent.Status) bool {
+			return s.Phase == agent.Joined && !withNote(fault.ClientCAMissing)(s) && !withNote(fault.ServingCertificatePending)(s)
+		})
+		mustRun(t, ctx, m, "rm", dropIn)
 		unjoin(t, ctx, c, m)
 	})
 	t.Run("with kubelet.clientCAFile", func(t *testing.T) {
