@@ -106,10 +106,11 @@ func flagOnly(entry string) string {
 	return entry
 }
 
-// cutFlag splits --flag=value; ok is false without a value.
-func cutFlag(entry string) (flag, value string, ok bool) {
+// cutFlag returns the value of --flag=value; ok is false without one.
+func cutFlag(entry string) (value string, ok bool) {
 	if !strings.HasPrefix(entry, "-") {
-		return "", "", false
+		return "", false
 	}
-	return strings.Cut(entry, "=")
+	_, value, ok = strings.Cut(entry, "=")
+	return value, ok
 }

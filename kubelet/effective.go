@@ -43,7 +43,7 @@ func EffectiveOf(in HealthInput, dir string) (Effective, error) {
 		}
 	}
 	for _, arg := range in.Args {
-		_, value, given := cutFlag(arg)
+		value, given := cutFlag(arg)
 		switch flagName(arg) {
 		case "client-ca-file":
 			e.ClientCAFile = value

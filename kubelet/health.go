@@ -59,7 +59,7 @@ func HealthAddress(in HealthInput) (url string, enabled bool, err error) {
 		}
 	}
 	for _, arg := range in.Args {
-		_, value, ok := cutFlag(arg)
+		value, ok := cutFlag(arg)
 		if !ok {
 			continue
 		}
