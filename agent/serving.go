@@ -106,7 +106,7 @@ func (p *pendingAsked) asOf(now time.Time) *pendingAsked {
 }
 
 func (a *Agent) hasServingPair(now time.Time) bool {
-	path, err := filepath.EvalSymlinks(a.files.ServingPair())
+	path, err := filepath.EvalSymlinks(a.files.ServerPair())
 	if err != nil {
 		return false
 	}

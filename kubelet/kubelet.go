@@ -59,9 +59,9 @@ func (l Layout) ServingCert() string { return filepath.Join(l.PKI(), "kubelet.cr
 // ServingKey is the key of ServingCert.
 func (l Layout) ServingKey() string { return filepath.Join(l.PKI(), "kubelet.key") }
 
-// ServingPair is the link to the pair that the kubelet serves with, where the
+// ServerPair is the link to the pair that the kubelet serves with, where the
 // cluster signs it. The kubelet alone writes it.
-func (l Layout) ServingPair() string { return filepath.Join(l.PKI(), "kubelet-server-current.pem") }
+func (l Layout) ServerPair() string { return filepath.Join(l.PKI(), "kubelet-server-current.pem") }
 
 // CACert holds the cluster's CA certificates.
 func (l Layout) CACert() string { return filepath.Join(l.PKI(), "ca.crt") }
