@@ -164,7 +164,7 @@ func (a *Agent) askClusterInfo(ctx context.Context) error {
 	}
 	a.memory.caOffered = nil
 	for _, pin := range offered.Pins {
-		if !contains(a.trust.CAPins, pin) {
+		if !contains(a.trust.CAPins, pin) && !contains(a.trust.DroppedPins, pin) {
 			a.memory.caOffered = append(a.memory.caOffered, pin)
 		}
 	}

@@ -261,3 +261,25 @@ func TestARequestThatNobodyWillApproveShowsBothWaysOut(t *testing.T) {
 		t.Errorf("still shown: %+v", s.CSR)
 	}
 }
+
+// A CA that the pins left out at the join was there from the first day: nobody
+// has changed cluster-info.
+func TestACAThatThePinsLeftOutIsNotOnOffer(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.cfg.AfterJoin = AfterJoinHeal
+	r.api.AddClusterInfoCA(r.api.ForeignCA())
+	_, stop := r.start()
+	r.await("the join", phase(Joined))
+	r.api.SetNodeReady(nodeName, true, "")
+	if _, err := r.api.AwaitRequest(t.Context(), func(q testapi.Request) bool { return q.Name == "cluster-info" && q.Proto == "HTTP/2.0" && q.Done }); err != nil {
+		t.Fatal(err)
+	}
+	asked := r.deps.Clock.Now()
+	s := r.await("the next status", func(s Status) bool { return s.Time.After(asked.Add(time.Minute)) })
+	if n, ok := noteOf(s, fault.CAOffered); ok {
+		t.Errorf("note %+v", n)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}

@@ -30,6 +30,7 @@ type Trust struct {
 	Endpoint    string   `json:"endpoint"`
 	CA          string   `json:"ca"` // PEM
 	CAPins      []string `json:"caPins"`
+	DroppedPins []string `json:"droppedPins,omitempty"` // of the CAs that stood beside them and were not pinned
 	// ClientCAs are the names of the CAs whose clients the API server takes, where
 	// none of the accepted ones is among them; quoted already.
 	ClientCAs []string `json:"clientCAs,omitempty"`
@@ -45,7 +46,7 @@ func newTrust(cfg Config, cluster *discovery.Cluster, machine Machine) *Trust {
 	t := &Trust{
 		UnsafeSkip: cfg.UnsafeSkipCAVerification, TokenID: cluster.TokenID,
 		Server: cluster.Server, InfoServer: cluster.InfoServer, Provisional: cluster.Provisional,
-		Endpoint: cluster.Endpoint, CA: string(cluster.CA), CAPins: cluster.Pins, ClientCAs: cluster.OtherClientCAs,
+		Endpoint: cluster.Endpoint, CA: string(cluster.CA), CAPins: cluster.Pins, DroppedPins: cluster.DroppedPins, ClientCAs: cluster.OtherClientCAs,
 		NodeName: cfg.NodeName, Machine: machine,
 	}
 	t.Endpoints, t.Pins = grounds(cfg)

@@ -92,6 +92,7 @@ type Cluster struct {
 	CA          []byte   // the accepted CAs: PEM without headers, in a stable order
 	Pins        []string // of the accepted CAs, in that order
 	Dropped     []string // CAs of the bundle that no pin names: "subject" and pin
+	DroppedPins []string // their pins
 	Expired     []string // accepted CAs that are not valid at this time, likewise
 	// OtherClientCAs are the names of the CAs whose client certificates the
 	// server takes, quoted, if no accepted CA is among them: then the kubelet
@@ -230,7 +231,7 @@ func (d *Discoverer) conclude(ctx context.Context, req Request, f *finding, n *c
 	}
 	for _, ca := range f.dropped {
 		name := fault.Quote(ca.Subject.String()) + " " + SPKIPin(ca)
-		c.Dropped = append(c.Dropped, name)
+		c.Dropped, c.DroppedPins = append(c.Dropped, name), append(c.DroppedPins, SPKIPin(ca))
 		log.WithField("ca", name).Warn("CA certificate without a configured pin dropped")
 	}
 	for _, ca := range outside(f.accepted, f.answer.local) {

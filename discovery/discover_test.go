@@ -155,6 +155,9 @@ func TestDiscoverDropsAndNamesUnpinnedCAs(t *testing.T) {
 	if len(c.Dropped) != 1 || c.Dropped[0] != `"CN=other\x1b[2J" `+SPKIPin(other.cert) {
 		t.Errorf("dropped %q", c.Dropped)
 	}
+	if !slices.Equal(c.DroppedPins, []string{SPKIPin(other.cert)}) {
+		t.Errorf("dropped pins %q", c.DroppedPins)
+	}
 	if len(c.Expired) != 1 || c.Expired[0] != `"CN=old" `+SPKIPin(old.cert) {
 		t.Errorf("expired %q", c.Expired)
 	}

@@ -109,7 +109,7 @@ func keys() []key {
 			doc:     "The kubelet's serving certificate: made by itself, or asked from the cluster (somebody has to approve it). Empty: what the kubelet config says."},
 		{name: "kubelet.clientCAFile", kind: kindString, def: "", flag: "kubelet-client-ca-file", rule: (*judge).path,
 			example: `"/etc/kubernetes/pki/client-ca.crt"`,
-			doc:     "CA of those who may talk to the kubelet. Empty: what the kubelet config says, else the cluster's CA."},
+			doc:     "CA of those who may talk to the kubelet. Empty: what the kubelet config says, else the cluster's CA. Needed where the API server's clients have another CA than the one in cluster-info; check --cluster tells."},
 		{name: "kubelet.extraArgs", kind: kindList, def: []string{}, flag: "kubelet-extra-arg", sep: " ", rule: (*judge).extraArgs,
 			example: `["--v=2"]`,
 			doc:     "More words for the kubelet's command line. Flags that the agent sets itself are refused."},
