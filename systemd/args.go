@@ -1,38 +1,58 @@
 package systemd
 
 import (
+	"maps"
+	"path"
 	"slices"
 	"strings"
 )
 
-// Argv returns the arguments of u's first command as the program gets them,
-// with the variables replaced as systemd does it at start: from Environment=,
-// then from the EnvironmentFile=s, read with read (a file that cannot be read
-// gives nothing). Variables named in keep stay as they are written.
+// Reader reads a small file, such as os.ReadFile.
+type Reader func(path string) ([]byte, error)
+
+// Kubelet returns the path of the kubelet that u runs. It is empty where u runs
+// none by itself: there is no such unit, or it runs a shell or a wrapper.
+func (u Unit) Kubelet() string {
+	if at := u.kubeletAt(); at >= 0 {
+		return u.ExecStart[at][0]
+	}
+	return ""
+}
+
+func (u Unit) kubeletAt() int {
+	return slices.IndexFunc(u.ExecStart, func(command []string) bool {
+		return len(command) > 0 && path.Base(command[0]) == "kubelet"
+	})
+}
+
+// Besides returns those commands of u's ExecStart= that are not a kubelet, one
+// line each: a shell, a wrapper, a preparation. What they do is not known here.
+func (u Unit) Besides() []string {
+	var lines []string
+	at := u.kubeletAt()
+	for i, command := range u.ExecStart {
+		if i != at {
+			lines = append(lines, strings.Join(command, " "))
+		}
+	}
+	return lines
+}
+
+// Argv returns the arguments of u's kubelet (of its first command, if it runs
+// none by itself) as the program gets them, with the variables replaced as
+// systemd does it at start: from Environment=, then from the EnvironmentFile=s,
+// read with read (a file that cannot be read gives nothing). Variables named in
+// keep stay as they are written.
 //
 // It serves to look into somebody else's unit. What systemd adds to the
 // environment by itself, and patterns in EnvironmentFile=, are not known here.
-func (u Unit) Argv(read func(path string) ([]byte, error), keep ...string) []string {
+func (u Unit) Argv(read Reader, keep ...string) []string {
 	if len(u.ExecStart) == 0 {
 		return nil
 	}
-	env := map[string]string{}
-	for _, assignment := range u.Environment {
-		if k, v, ok := strings.Cut(assignment, "="); ok {
-			env[k] = v
-		}
-	}
-	for _, path := range u.EnvironmentFiles {
-		data, err := read(path)
-		if err != nil {
-			continue
-		}
-		for k, v := range parseEnvironment(string(data)) {
-			env[k] = v
-		}
-	}
+	env := u.environment(u.EnvironmentFiles, read)
 	var argv []string
-	for _, word := range u.ExecStart[0] {
+	for _, word := range u.ExecStart[max(0, u.kubeletAt())] {
 		name, whole := strings.CutPrefix(word, "$")
 		switch {
 		case whole && isName(name) && slices.Contains(keep, name):
@@ -44,6 +64,28 @@ func (u Unit) Argv(read func(path string) ([]byte, error), keep ...string) []str
 		}
 	}
 	return argv
+}
+
+// Words returns what $name becomes in a command line of u.
+func (u Unit) Words(read Reader, name string) []string {
+	return splitWords(u.environment(u.EnvironmentFiles, read)[name])
+}
+
+func (u Unit) environment(files []string, read Reader) map[string]string {
+	env := map[string]string{}
+	for _, assignment := range u.Environment {
+		if k, v, ok := strings.Cut(assignment, "="); ok {
+			env[k] = v
+		}
+	}
+	for _, file := range files {
+		data, err := read(file)
+		if err != nil {
+			continue
+		}
+		maps.Copy(env, parseEnvironment(string(data)))
+	}
+	return env
 }
 
 // expand replaces ${NAME} and $$ inside a word. A bare $NAME is a variable only
@@ -83,41 +125,97 @@ func isName(s string) bool {
 	return s != ""
 }
 
-// parseEnvironment reads the NAME=value lines of an EnvironmentFile=, as far as
-// such files go in practice: comments, one pair of quotes around the value, and
-// lines continued with a backslash.
+// parseEnvironment reads an EnvironmentFile= as systemd does: comments, values
+// in quotes (several are put together), a backslash before what shall be taken
+// as it is, and lines continued with one.
 func parseEnvironment(text string) map[string]string {
+	const (
+		beforeName = iota
+		comment
+		inName
+		beforeValue
+		inValue
+		inSingle
+		inDouble
+	)
 	env := map[string]string{}
-	text = strings.ReplaceAll(text, "\\\n", "")
-	for line := range strings.Lines(text) {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' || line[0] == ';' {
-			continue
+	var name, value []byte
+	state, fixed := beforeName, 0 // what stands before fixed is no white space at the end
+	push := func() {
+		if name := strings.TrimSpace(string(name)); isName(name) {
+			env[name] = string(value[:fixed]) + strings.TrimRight(string(value[fixed:]), " \t\r")
 		}
-		k, v, ok := strings.Cut(line, "=")
-		if k = strings.TrimSpace(k); !ok || !isName(k) {
-			continue
+		name, value, fixed, state = nil, nil, 0, beforeName
+	}
+	for i := 0; i < len(text); i++ {
+		c := text[i]
+		escaped := c == '\\' && i+1 < len(text)
+		switch {
+		case state == beforeName && (c == '#' || c == ';'):
+			state = comment
+		case state == beforeName && strings.IndexByte(" \t\r\n", c) < 0:
+			state, name = inName, append(name, c)
+		case state == beforeName:
+		case state == comment && escaped:
+			i++
+		case state == comment && c == '\n':
+			state = beforeName
+		case state == comment:
+		case state == inName && c == '\n':
+			state, name = beforeName, nil
+		case state == inName && c == '=':
+			state = beforeValue
+		case state == inName:
+			name = append(name, c)
+		case state == inSingle && c == '\'', state == inDouble && c == '"':
+			state, fixed = beforeValue, len(value)
+		case state == inDouble && escaped:
+			if i++; strings.IndexByte("\"\\`$", text[i]) >= 0 {
+				value = append(value, text[i])
+			} else if text[i] != '\n' {
+				value = append(value, '\\', text[i])
+			}
+		case state == inSingle || state == inDouble:
+			value = append(value, c)
+		case c == '\n':
+			push()
+		case state == beforeValue && c == '\'':
+			state = inSingle
+		case state == beforeValue && c == '"':
+			state = inDouble
+		case escaped:
+			if i++; text[i] != '\n' {
+				value = append(value, text[i])
+			}
+			state, fixed = inValue, len(value)
+		case state == beforeValue && strings.IndexByte(" \t\r", c) >= 0:
+		default:
+			state, value = inValue, append(value, c)
 		}
-		v = strings.TrimSpace(v)
-		if n := len(v); n >= 2 && (v[0] == '"' || v[0] == '\'') && v[n-1] == v[0] {
-			v = v[1 : n-1]
-		}
-		env[k] = v
+	}
+	if state >= beforeValue {
+		push()
 	}
 	return env
 }
 
 // splitWords splits a variable's value at white space; quotes hold words
-// together.
+// together, and a backslash takes the meaning from what follows it.
 func splitWords(s string) []string {
 	var (
-		words []string
-		word  strings.Builder
-		open  bool // inside a word
-		quote rune
+		words   []string
+		word    strings.Builder
+		open    bool // inside a word
+		escaped bool
+		quote   rune
 	)
 	for _, r := range s {
 		switch {
+		case escaped:
+			word.WriteRune(r)
+			escaped = false
+		case r == '\\':
+			escaped, open = true, true
 		case quote != 0 && r == quote:
 			quote = 0
 		case quote == 0 && (r == '"' || r == '\''):
@@ -155,6 +253,9 @@ func LostFlags(existing, ours []string) []string {
 	var lost []string
 	for i := 0; i < len(existing); i++ {
 		word := existing[i]
+		if level, short := strings.CutPrefix(word, "-v"); short && level != "" && strings.Trim(level, "0123456789") == "" {
+			word = "-v=" + level
+		}
 		name := flagName(word)
 		if name == "" || have[name] {
 			continue

@@ -48,6 +48,7 @@ func TestLostFlags(t *testing.T) {
 		"another value is decided, not lost":       {[]string{"/k", "--config=/x", "--cert_dir=/y"}, nil},
 		"each once":                                {[]string{"/k", "--v=2", "--v=3"}, []string{"--v=2"}},
 		"one dash is a flag too":                   {[]string{"/k", "-v=2", "--", "word"}, []string{"--v=2"}},
+		"a short flag with its value attached":     {[]string{"/k", "-v4", "-vx"}, []string{"--v=4", "--vx"}},
 		"no unit":                                  {nil, nil},
 	} {
 		t.Run(name, func(t *testing.T) {

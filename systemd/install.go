@@ -32,6 +32,20 @@ type Existing struct {
 	Owner Owner
 	Path  string // the unit file; for OwnerNone the path where Install writes it
 	Unit  Unit   // as systemd sees it
+	// Read are the EnvironmentFile=s of Unit without those of our drop-in.
+	Read []string
+}
+
+// ExtraArgs returns the words that $KUBELET_EXTRA_ARGS becomes once Install has
+// been there: they come last on the kubelet's command line.
+func (e Existing) ExtraArgs(read Reader) []string {
+	files := slices.Clone(e.Read)
+	for _, path := range extraFiles {
+		if !slices.Contains(files, path) {
+			files = append(files, path)
+		}
+	}
+	return splitWords(e.Unit.environment(files, read)[ExtraArgs])
 }
 
 // Existing finds out whose the kubelet's unit is. dir is UnitDir. A masked unit
@@ -51,7 +65,7 @@ func (m *Manager) Existing(ctx context.Context, dir string) (Existing, error) {
 			return Existing{}, err
 		}
 	}
-	e := Existing{Owner: OwnerNone, Path: filepath.Join(dir, KubeletUnit), Unit: u}
+	e := Existing{Owner: OwnerNone, Path: filepath.Join(dir, KubeletUnit), Unit: u, Read: readWithout(u, filepath.Join(dir, KubeletUnit+".d", DropInName))}
 	owner, err := ownerOf(e.Path)
 	if err != nil {
 		return Existing{}, err
@@ -65,6 +79,34 @@ func (m *Manager) Existing(ctx context.Context, dir string) (Existing, error) {
 		e.Owner, e.Path = OwnerAlien, u.FragmentPath
 	}
 	return e, nil
+}
+
+// readWithout returns the environment files that u would read without our
+// drop-in, so that what Render makes of them does not depend on whether it has
+// been there before.
+func readWithout(u Unit, dropIn string) []string {
+	files := slices.Clone(u.EnvironmentFiles)
+	if !slices.Contains(u.DropInPaths, dropIn) {
+		return files
+	}
+	data, err := atomicfile.Read(dropIn, maxUnitFile)
+	if err != nil {
+		return files
+	}
+	for line := range strings.Lines(string(data)) {
+		path, ours := strings.CutPrefix(strings.TrimSpace(line), "EnvironmentFile=-")
+		if !ours {
+			continue
+		}
+		// Ours stand behind those of the unit: the last of its name.
+		for i, file := range slices.Backward(files) {
+			if file == path {
+				files = slices.Delete(files, i, i+1)
+				break
+			}
+		}
+	}
+	return files
 }
 
 // stale says whether systemd holds a unit whose file is gone or changed.

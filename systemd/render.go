@@ -22,14 +22,17 @@ const unitHeader = headerMark + ` Changes made here are reported as drift and le
 const dropInHeader = unitHeader + `#
 # It repeats the whole of what the kubelet needs, so that it decides whichever
 # kubelet.service and 10-kubeadm.conf are installed here, now or later. Their
-# Wants=, After=, Environment= and EnvironmentFile= stay; their ExecStart= and
-# conditions, which speak of another way to join, do not.
+# ExecStart=, Type=, Restart= and conditions, which speak of another way to run
+# it, do not count; all else of theirs stays (Wants=, After=, ExecStartPre=,
+# Environment=, EnvironmentFile=, resource limits).
 `
 
-// extraArgs is the variable by which the packages of the Kubernetes project let
+// ExtraArgs is the variable by which the packages of the Kubernetes project let
 // an administrator add arguments, and extraFiles are the files that set it
 // (Debian's, then Red Hat's).
-const extraArgs = "$KUBELET_EXTRA_ARGS"
+const ExtraArgs = "KUBELET_EXTRA_ARGS"
+
+const extraArgs = "$" + ExtraArgs
 
 var extraFiles = []string{"/etc/default/kubelet", "/etc/sysconfig/kubelet"}
 
@@ -43,9 +46,11 @@ type KubeletService struct {
 	// keep the kubelet from starting.
 	EnvironmentFiles []string
 	// Alien: there is a kubelet.service that is not ours (see Manager.Existing).
-	// Then only the drop-in is made, and the administrator's own
-	// $KUBELET_EXTRA_ARGS keeps its place.
+	// Then only the drop-in is made.
 	Alien bool
+	// Read are the EnvironmentFile=s that the unit which is not ours reads by
+	// itself. They keep their place in its order: the last file wins.
+	Read []string
 }
 
 // Rendered is what Render makes of a KubeletService: the same value gives the
@@ -83,9 +88,8 @@ func Render(s KubeletService) (Rendered, error) {
 	for _, arg := range s.Args {
 		r.ExecStart = append(r.ExecStart, strings.ReplaceAll(arg, "$", "$$"))
 	}
-	if s.Alien {
-		r.ExecStart = append(r.ExecStart, extraArgs)
-	} else {
+	r.ExecStart = append(r.ExecStart, extraArgs)
+	if !s.Alien {
 		r.Unit = lines.file(unitHeader, false)
 	}
 	return r, nil
@@ -97,6 +101,8 @@ type escaped struct {
 	after            []string
 	condition        string
 	environmentFiles []string
+	unitFiles        []string // those of extraFiles for our own unit, and
+	dropInFiles      []string // for the drop-in: never before a file of a person's own
 }
 
 func (s KubeletService) escape() (escaped, error) {
@@ -127,12 +133,15 @@ func (s KubeletService) escape() (escaped, error) {
 	var condition []string
 	add(&condition, "the path", s.Condition, escapePath)
 	e.condition = condition[0]
-	if s.Alien {
-		for _, path := range extraFiles {
-			e.environmentFiles = append(e.environmentFiles, "-"+path)
+	for _, path := range extraFiles {
+		switch {
+		case !s.Alien:
+			e.unitFiles = append(e.unitFiles, "-"+path)
+		case !slices.Contains(s.Read, path):
+			e.dropInFiles = append(e.dropInFiles, "-"+path)
 		}
-		e.exec = append(e.exec, extraArgs)
 	}
+	e.exec = append(e.exec, extraArgs)
 	for _, path := range s.EnvironmentFiles {
 		add(&e.environmentFiles, "the path", path, func(p string) (string, error) {
 			p, err := escapePath(p)
@@ -158,16 +167,24 @@ func (e escaped) file(header string, reset bool) []byte {
 	line("After=%s", strings.Join(e.after, " "))
 	if reset {
 		line("ConditionPathExists=") // clears conditions of every kind
+		line("AssertPathExists=")
 	}
 	line("ConditionPathExists=%s", e.condition)
 	line("StartLimitIntervalSec=0")
 	line("")
 	line("[Service]")
 	line("Type=notify")
-	for _, path := range e.environmentFiles {
+	files := e.dropInFiles
+	if !reset {
+		files = e.unitFiles
+		line("Environment=%s=", ExtraArgs) // or systemd warns at each start that it is not set
+	}
+	for _, path := range slices.Concat(files, e.environmentFiles) {
 		line("EnvironmentFile=%s", path)
 	}
 	if reset {
+		line("RemainAfterExit=no")
+		line("ExecCondition=")
 		line("ExecStart=")
 	}
 	line("ExecStart=%s", strings.Join(e.exec, " \\\n    "))
