@@ -14,7 +14,6 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
-	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
 // admittedFor is how long the machine is taken for admissible without another
@@ -45,17 +44,18 @@ func (a *Agent) inspect(ctx context.Context) error {
 		return fmt.Errorf("cannot ask systemd about %s: %w", UnitName, unitErr)
 	}
 	a.noteUnit(existing.Unit)
-	a.memory.owner = existing.Owner
+	a.memory.owner, a.memory.reads = existing.Owner, existing.Read
 	search := kubelet.Search{
 		Layout:       a.files.Layout,
 		Kubeconfigs:  []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/kubelet.conf")},
 		ManifestDirs: []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/manifests")},
 		Ours:         a.isOurs,
 	}
-	argv := existing.Unit.Argv(readSmall)
+	argv := existing.Unit.Argv(a.readFile)
 	if path := flagOf(argv, "--kubeconfig"); path != "" {
 		search.Kubeconfigs = append(search.Kubeconfigs, path)
 	}
+	search.CertDirs = append(search.CertDirs, flagOf(argv, "--cert-dir"))
 	foreign, err := kubelet.FindForeign(search)
 	if err != nil {
 		return err
@@ -76,7 +76,10 @@ func (a *Agent) inspect(ctx context.Context) error {
 	if err := a.clientCAFile(); err != nil {
 		faults = append(faults, err)
 	}
-	if err := a.lostFlags(existing); err != nil {
+	if err := a.lostFlags(ctx, existing); err != nil {
+		faults = append(faults, err)
+	}
+	if err := a.overriddenFlags(existing); err != nil {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
@@ -98,24 +101,6 @@ func (a *Agent) clientCAFile() error {
 func (a *Agent) isOurs(path string) bool {
 	_, ours := a.manifest.Files[path]
 	return ours
-}
-
-func (a *Agent) binary() (string, error) {
-	return kubelet.FindBinary(a.cfg.Kubelet.Binary, a.deps.Host.Binaries)
-}
-
-// lostFlags refuses to take over somebody else's unit while flags of its
-// command line would be lost.
-func (a *Agent) lostFlags(existing systemd.Existing) error {
-	if a.cfg.Kubelet.DropFlags || existing.Owner != systemd.OwnerAlien || contains(existing.Unit.DropInPaths, a.dropIn()) {
-		return nil
-	}
-	lost := systemd.LostFlags(existing.Unit.Argv(readSmall, "KUBELET_EXTRA_ARGS"), a.arguments(a.cfg.Kubelet.ConfigDir))
-	if len(lost) == 0 {
-		return nil
-	}
-	return fault.New(fault.UnitOverridden, "%s has flags that ours would lose: %s", existing.Path, fault.Quote(strings.Join(lost, " "))).
-		WithHint("List those to keep in kubelet.extraArgs, or set kubelet.dropFlags: true.")
 }
 
 func readSmall(path string) ([]byte, error) { return atomicfile.Read(path, maxStateFile) }

@@ -93,6 +93,7 @@ type memory struct {
 	unit          systemd.Unit  // as last seen
 	unitAt        time.Duration // when that was (monotonic)
 	owner         systemd.Owner // whose it was when the machine was found admissible
+	reads         []string      // environment files of a unit that is not ours
 	admitted      time.Duration // when the machine was found admissible (monotonic)
 }
 

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -258,7 +259,7 @@ func (a *Agent) health(ctx context.Context) error {
 
 // effectiveInput reads all that the kubelet puts its configuration together from.
 func (a *Agent) effectiveInput() (in kubelet.HealthInput, err error) {
-	in.Args = a.cfg.Kubelet.ExtraArgs
+	in.Args = slices.Concat(a.cfg.Kubelet.ExtraArgs, a.memory.unit.Words(a.readFile, systemd.ExtraArgs))
 	if in.Config, err = atomicfile.Read(a.files.ConfigFile(), maxStateFile); err != nil {
 		return in, fmt.Errorf("cannot read the kubelet config: %w", err)
 	}

@@ -59,7 +59,8 @@ func (a *Agent) prepareUnit(ctx context.Context) {
 	p := &preparation{service: service, cancel: cancel, done: make(chan struct{})}
 	a.prepared = p
 	units, dir := a.deps.Units, a.cfg.Paths.Units
-	service.Alien = a.memory.owner == systemd.OwnerAlien // as admissible saw it; Install looks again
+	// As admissible saw it; Install looks again.
+	service.Alien, service.Read = a.memory.owner == systemd.OwnerAlien, a.memory.reads
 	go func() {
 		defer close(p.done)
 		var rendered systemd.Rendered
@@ -96,14 +97,14 @@ func (a *Agent) installUnit(ctx context.Context) (detail string, err error) {
 		a.prepared = nil
 		p.cancel()
 		if p.err == nil && reflect.DeepEqual(p.service, service) {
-			return "written while the approval was awaited", nil
+			return a.alsoSay("written while the approval was awaited", service.Binary), nil
 		}
 	}
 	changed, err := install(ctx, a.deps.Units, a.cfg.Paths.Units, service)
 	if err == nil && !changed {
 		detail = "unchanged"
 	}
-	return detail, err
+	return a.alsoSay(detail, service.Binary), err
 }
 
 func install(ctx context.Context, units Units, dir string, service systemd.KubeletService) (changed bool, err error) {
@@ -120,7 +121,7 @@ func render(ctx context.Context, units Units, dir string, service systemd.Kubele
 	if err != nil {
 		return systemd.Rendered{}, err
 	}
-	service.Alien = existing.Owner == systemd.OwnerAlien
+	service.Alien, service.Read = existing.Owner == systemd.OwnerAlien, existing.Read
 	return systemd.Render(service)
 }
 

@@ -41,22 +41,68 @@ func Arguments(s Spec) []string {
 	return append(args, s.Extra...)
 }
 
-// managed are the flags that must not come by kubelet.extraArgs, each with the
-// way to say the same.
+// keyOf are the flags that have a key of the agent's configuration of their own.
+var keyOf = map[string]string{
+	"config":                     "kubelet.configFile",
+	"config-dir":                 "kubelet.configDir",
+	"container-runtime-endpoint": "kubelet.containerRuntimeEndpoint",
+	"hostname-override":          "nodeName",
+	"node-ip":                    "nodeIP",
+	"node-labels":                "nodeLabels",
+	"register-with-taints":       "nodeTaints",
+}
+
+// KeyFor names the key of the agent's configuration that says what a flag says.
+func KeyFor(flag string) string {
+	if key := keyOf[flagName(flag)]; key != "" {
+		return key
+	}
+	return "kubelet.extraArgs"
+}
+
+// managed are the other flags that must not come by kubelet.extraArgs, each with
+// the reason.
 var managed = map[string]string{
-	"bootstrap-kubeconfig":       "the agent itself gets the certificate",
-	"cert-dir":                   "managed by the agent",
-	"config":                     "use kubelet.configFile",
-	"config-dir":                 "use kubelet.configDir",
-	"container-runtime-endpoint": "use kubelet.containerRuntimeEndpoint",
-	"help":                       "the kubelet would only print its help",
-	"hostname-override":          "use nodeName",
-	"kubeconfig":                 "managed by the agent",
-	"node-ip":                    "use nodeIP",
-	"node-labels":                "use nodeLabels",
-	"register-with-taints":       "use nodeTaints",
-	"rotate-certificates":        "managed by the agent",
-	"version":                    "the kubelet would only print its version",
+	"bootstrap-kubeconfig": "the agent itself gets the certificate",
+	"cert-dir":             "managed by the agent",
+	"help":                 "the kubelet would only print its help",
+	"kubeconfig":           "managed by the agent",
+	"rotate-certificates":  "managed by the agent",
+	"version":              "the kubelet would only print its version",
+}
+
+// Overridden returns those of words that would take from the agent what it
+// decides, since the kubelet believes the last of two equal flags: which node it
+// is, with which identity and configuration. words are what an administrator
+// adds behind ours (the words of $KUBELET_EXTRA_ARGS), ours those of Arguments.
+// A flag that says the same as ours is none of them.
+func Overridden(words, ours []string) []string {
+	decided := map[string]string{}
+	for _, word := range ours {
+		if flag, value, ok := cutFlag(word); ok {
+			decided[flagName(flag)] = value
+		}
+	}
+	var found []string
+	for i, word := range words {
+		name := flagName(word)
+		if word == "-h" || word == "-V" {
+			found = append(found, word)
+		}
+		if !strings.HasPrefix(word, "-") || managed[name] == "" && name != "config" && name != "hostname-override" {
+			continue
+		}
+		_, value, given := cutFlag(word)
+		if !given && name == "rotate-certificates" {
+			value = "true" // a switch takes no second word
+		} else if !given && i+1 < len(words) {
+			value = words[i+1]
+		}
+		if want, ok := decided[name]; !ok || want != value {
+			found = append(found, "--"+name+"="+value)
+		}
+	}
+	return found
 }
 
 // CheckExtraArgs checks kubelet.extraArgs: one flag an entry, its value after
@@ -85,6 +131,8 @@ func CheckExtraArgs(entries []string) error {
 			bad("the kubelet would only print and exit")
 		case managed[name] != "":
 			bad("is not for extraArgs: %s", managed[name])
+		case keyOf[name] != "":
+			bad("is not for extraArgs: use %s", keyOf[name])
 		}
 	}
 	return joined(found)

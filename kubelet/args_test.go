@@ -70,6 +70,40 @@ func TestExtraArgs(t *testing.T) {
 	}
 }
 
+func TestEveryFlagHasAKey(t *testing.T) {
+	for flag, want := range map[string]string{
+		"--node-ip=10.0.0.1": "nodeIP", "--node_labels=a=b": "nodeLabels", "--config": "kubelet.configFile",
+		"--runtime-cgroups=/x": "kubelet.extraArgs", "--v=2": "kubelet.extraArgs",
+	} {
+		if got := KeyFor(flag); got != want {
+			t.Errorf("%s: %s", flag, got)
+		}
+	}
+}
+
+func TestWhatAnAdministratorAddsMustNotTakeTheIdentityAway(t *testing.T) {
+	ours := Arguments(Spec{Layout: Layout{Dir: "/k"}, NodeName: "node-1"})
+	for words, want := range map[string]string{
+		"": "",
+		"--v=3 --node-ip=10.0.0.1 --node-labels=a=b --max-pods 42": "",
+		"--hostname-override=node-1 --config=/k/config.yaml":       "",
+		"--hostname-override node-1 --rotate-certificates":         "",
+		"--hostname-override=other":                                "--hostname-override=other",
+		"--hostname_override other --v=2":                          "--hostname-override=other",
+		"--kubeconfig=/x --rotate-certificates=false":              "--kubeconfig=/x --rotate-certificates=false",
+		"--bootstrap-kubeconfig=/x --cert-dir=/y":                  "--bootstrap-kubeconfig=/x --cert-dir=/y",
+		"--config=/x":          "--config=/x",
+		"--config":             "--config=",
+		"--version -h":         "--version=-h -h",
+		"kubeconfig=/x config": "",
+		"--config-dir=/x --container-runtime-endpoint=unix:///x": "",
+	} {
+		if got := strings.Join(Overridden(strings.Fields(words), ours), " "); got != want {
+			t.Errorf("%s: %q", words, got)
+		}
+	}
+}
+
 func FuzzCheckExtraArgs(f *testing.F) {
 	for _, seed := range []string{"--v=4", "--config=x", "", "-", "--a\n", "--node_labels=x"} {
 		f.Add(seed)
@@ -78,7 +112,7 @@ func FuzzCheckExtraArgs(f *testing.F) {
 		if CheckExtraArgs([]string{entry}) != nil {
 			return
 		}
-		if entry == "" || control(entry) || entry[0] != '-' || managed[flagName(entry)] != "" {
+		if entry == "" || control(entry) || entry[0] != '-' || managed[flagName(entry)] != "" || keyOf[flagName(entry)] != "" {
 			t.Errorf("passed: %q", entry)
 		}
 	})

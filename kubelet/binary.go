@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -46,6 +47,22 @@ func FindBinary(configured string, candidates []string) (string, error) {
 		seen = append(seen, fmt.Sprintf("%s: %v", path, err))
 	}
 	return "", fault.New(fault.KubeletMissing, "no kubelet on this machine (%s)", strings.Join(seen, "; "))
+}
+
+// OtherBinaries returns those of candidates that are another program than the
+// one that is taken, so that it can be said which of them runs.
+func OtherBinaries(taken string, candidates []string) []string {
+	mine, err := os.Stat(taken)
+	if err != nil {
+		return nil
+	}
+	var others []string
+	for _, path := range candidates {
+		if info, err := os.Stat(path); err == nil && !os.SameFile(info, mine) && program(path) == nil && !slices.Contains(others, path) {
+			others = append(others, path)
+		}
+	}
+	return others
 }
 
 func program(path string) error {

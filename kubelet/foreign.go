@@ -31,6 +31,9 @@ type Search struct {
 	// Kubeconfigs are looked at beside our own path: KubeadmKubeconfig, and the
 	// --kubeconfig of a unit that exists.
 	Kubeconfigs []string
+	// CertDirs are looked into beside our own folder: the --cert-dir of a unit
+	// that exists.
+	CertDirs []string
 	// ManifestDirs are searched for a static pod of kube-apiserver.
 	ManifestDirs []string
 	// Ours tells whether the agent's own record lists this path.
@@ -65,17 +68,17 @@ func FindForeign(s Search) ([]Foreign, error) {
 		what, err := kubeconfigOfOthers(path)
 		add(path, what, err)
 	}
-	// What client-go's FileStore would load from the certificate folder.
-	for _, path := range []string{
-		s.Layout.CurrentPair(),
-		filepath.Join(s.Layout.PKI(), "kubelet-client.crt"),
-		filepath.Join(s.Layout.PKI(), "kubelet-client.key"),
-	} {
-		if ours(path) {
-			continue
+	// What client-go's FileStore would load from the certificate folders.
+	for _, dir := range append([]string{s.Layout.PKI()}, s.CertDirs...) {
+		for _, name := range []string{filepath.Base(s.Layout.CurrentPair()), "kubelet-client.crt", "kubelet-client.key"} {
+			path := filepath.Join(dir, name)
+			if dir == "" || seen[path] || ours(path) {
+				continue
+			}
+			seen[path] = true
+			what, err := pairOfOthers(path)
+			add(path, what, err)
 		}
-		what, err := pairOfOthers(path)
-		add(path, what, err)
 	}
 	for _, dir := range s.ManifestDirs {
 		path, err := apiServerManifest(dir)

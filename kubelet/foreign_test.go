@@ -50,6 +50,9 @@ func TestForeignIdentities(t *testing.T) {
 		}, "current.pem"},
 		"pair as a file": {func(t *testing.T, s Search, _ string) { write(t, s.Layout.CurrentPair(), append(cert, key...), 0o600) }, "current.pem"},
 		"old style pair": {func(t *testing.T, s Search, _ string) { write(t, s.Layout.PKI()+"/kubelet-client.key", key, 0o600) }, "kubelet-client.key"},
+		"pair in the folder of their unit": {func(t *testing.T, s Search, _ string) {
+			write(t, s.CertDirs[0]+"/kubelet-client-current.pem", append(cert, key...), 0o600)
+		}, "theirs/kubelet-client-current.pem"},
 		"dangling pair": {func(t *testing.T, s Search, _ string) {
 			mkdir(t, s.Layout.PKI())
 			symlink(t, "gone.pem", s.Layout.CurrentPair())
@@ -73,7 +76,7 @@ func TestForeignIdentities(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			etc := filepath.Join(t.TempDir(), "kubernetes")
-			s := Search{Layout: newFiles(t).Layout, Kubeconfigs: []string{etc + "/kubelet.conf", etc + "/kubelet.conf", ""}, ManifestDirs: []string{etc + "/manifests", etc + "/none"}}
+			s := Search{Layout: newFiles(t).Layout, Kubeconfigs: []string{etc + "/kubelet.conf", etc + "/kubelet.conf", ""}, ManifestDirs: []string{etc + "/manifests", etc + "/none"}, CertDirs: []string{etc + "/theirs", etc + "/theirs/", ""}}
 			c.plant(t, s, etc)
 			found, err := FindForeign(s)
 			if err != nil {

@@ -42,6 +42,26 @@ func TestFindBinary(t *testing.T) {
 	wantFault(t, err, fault.KubeletMissing, dir+"/none: no such file", plain+": is not executable")
 }
 
+func TestOtherBinariesAreOtherPrograms(t *testing.T) {
+	dir := t.TempDir()
+	a, b, c, plain := dir+"/a/kubelet", dir+"/b/kubelet", dir+"/c/kubelet", dir+"/plain"
+	write(t, a, []byte("#!"), 0o755)
+	write(t, b, []byte("#!"), 0o755)
+	write(t, plain, []byte("#!"), 0o644)
+	mkdir(t, dir+"/c")
+	symlink(t, a, c)
+	all := []string{a, b, c, plain, dir + "/none", dir, b}
+	if got := OtherBinaries(a, all); len(got) != 1 || got[0] != b {
+		t.Errorf("beside %s: %q", a, got)
+	}
+	if got := OtherBinaries(c, []string{a, c}); len(got) != 0 {
+		t.Errorf("a link and its target: %q", got)
+	}
+	if got := OtherBinaries(dir+"/none", all); len(got) != 0 {
+		t.Errorf("beside nothing: %q", got)
+	}
+}
+
 func TestVersion(t *testing.T) {
 	for out, want := range map[string]Version{
 		"Kubernetes v1.36.3\n":             {1, 36, "v1.36.3"},

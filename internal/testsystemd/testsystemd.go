@@ -110,7 +110,7 @@ func (m *Manager) Existing(ctx context.Context, dir string) (systemd.Existing, e
 	case u.FragmentPath == path:
 		return systemd.Existing{Owner: systemd.OwnerOurs, Path: path, Unit: u}, nil
 	}
-	return systemd.Existing{Owner: systemd.OwnerAlien, Path: u.FragmentPath, Unit: u}, nil
+	return systemd.Existing{Owner: systemd.OwnerAlien, Path: u.FragmentPath, Unit: u, Read: slices.Clone(u.EnvironmentFiles)}, nil
 }
 
 // Install writes the files below dir and loads them.
