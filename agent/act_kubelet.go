@@ -76,6 +76,9 @@ func (a *Agent) inspect(ctx context.Context) error {
 	if err := a.clientCAFile(); err != nil {
 		faults = append(faults, err)
 	}
+	if err := a.theirConfig(); err != nil {
+		faults = append(faults, err)
+	}
 	if err := a.lostFlags(ctx, existing); err != nil {
 		faults = append(faults, err)
 	}

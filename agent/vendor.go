@@ -63,6 +63,25 @@ func (a *Agent) readFile(path string) ([]byte, error) {
 	return readSmall(path)
 }
 
+// theirConfig refuses to overwrite a kubelet configuration that somebody else
+// put where the agent writes its own, and to read it from there.
+func (a *Agent) theirConfig() error {
+	path := a.files.ConfigFile()
+	const keep = "Keep it by `mv %s /etc/bootstrap-agent/kubelet.yaml` and kubelet.configFile: /etc/bootstrap-agent/kubelet.yaml."
+	if a.cfg.Kubelet.ConfigFile == path {
+		return fault.New(fault.ConfigInvalid, "kubelet.configFile: %s is where the agent writes what it makes of it", path).WithHint(keep, path)
+	}
+	if a.isOurs(path) || a.cfg.Kubelet.DropFlags {
+		return nil
+	}
+	data, err := readSmall(path)
+	if err != nil || len(data) == 0 || kubelet.IsRendered(data) {
+		return nil //nolint:nilerr // what cannot be read is told when it is written
+	}
+	return fault.New(fault.UnitOverridden, "%s is a kubelet configuration that is not ours, and would be lost", path).
+		WithHint(keep+" Else remove it, or set kubelet.dropFlags: true.", path)
+}
+
 // lostFlags refuses to take over somebody else's unit while flags of its
 // command line would be lost, or anything else that it runs.
 func (a *Agent) lostFlags(ctx context.Context, existing systemd.Existing) error {
@@ -92,7 +111,7 @@ func (a *Agent) saysTheSame(ctx context.Context, flag string) bool {
 	name, value, _ := strings.Cut(strings.TrimLeft(flag, "-"), "=")
 	switch name {
 	case "config":
-		path := filepath.Clean(value)
+		path := filepath.Clean(value) // what is in ours of somebody else's: theirConfig
 		return path == a.files.ConfigFile() || path == a.cfg.Kubelet.ConfigFile
 	case "hostname-override":
 		return strings.EqualFold(value, a.cfg.NodeName)

@@ -68,6 +68,21 @@ func (r *rig) etc(path, text string) {
 	}
 }
 
+// theirConfig puts somebody else's configuration where ours would be.
+func (r *rig) theirConfig() (path string) {
+	r.t.Helper()
+	path = filepath.Join(r.cfg.Paths.Kubelet, "config.yaml")
+	if err := os.MkdirAll(r.cfg.Paths.Kubelet, 0o755); err != nil {
+		r.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(theirKubeletConfig), 0o600); err != nil {
+		r.t.Fatal(err)
+	}
+	return path
+}
+
+const theirKubeletConfig = "apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 42\n"
+
 // runtimes is one container runtime whose socket is there.
 func (r *rig) runtimes() []kubelet.Runtime {
 	r.t.Helper()
@@ -136,6 +151,14 @@ func TestWhatAMachineHasOfAKubeletStopsTheJoinBeforeAnyTraffic(t *testing.T) {
 			},
 			fault.UnitOverridden, []string{`"--kubeconfig=/x"`}, nil,
 		},
+		"a configuration where ours would be": {
+			func(r *rig) { r.theirConfig() },
+			fault.UnitOverridden, []string{"kubelet/config.yaml", "not ours"}, []string{"mv ", "kubelet.configFile", "kubelet.dropFlags: true"},
+		},
+		"a configuration that would be read from where ours is": {
+			func(r *rig) { r.cfg.Kubelet.ConfigFile = r.theirConfig() },
+			fault.ConfigInvalid, []string{"kubelet.configFile", "kubelet/config.yaml"}, []string{"mv "},
+		},
 		"a pair in the folder of its unit": {
 			func(r *rig) {
 				dir := r.t.TempDir()
@@ -175,7 +198,7 @@ func TestWhatAMachineHasOfAKubeletStopsTheJoinBeforeAnyTraffic(t *testing.T) {
 // What the hint asks for is enough: each flag by the key that it names.
 func TestFlagsThatAreSaidByTheirKeysAreNotLost(t *testing.T) {
 	theirs := filepath.Join(t.TempDir(), "theirs.yaml")
-	if err := os.WriteFile(theirs, []byte("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 42\n"), 0o600); err != nil {
+	if err := os.WriteFile(theirs, []byte(theirKubeletConfig), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := newRig(t, testapi.Options{Quiet: true})

@@ -79,8 +79,8 @@ var managed = map[string]string{
 func Overridden(words, ours []string) []string {
 	decided := map[string]string{}
 	for _, word := range ours {
-		if flag, value, ok := cutFlag(word); ok {
-			decided[flagName(flag)] = value
+		if value, ok := cutFlag(word); ok {
+			decided[flagName(word)] = value
 		}
 	}
 	var found []string
@@ -92,7 +92,7 @@ func Overridden(words, ours []string) []string {
 		if !strings.HasPrefix(word, "-") || managed[name] == "" && name != "config" && name != "hostname-override" {
 			continue
 		}
-		_, value, given := cutFlag(word)
+		value, given := cutFlag(word)
 		if !given && name == "rotate-certificates" {
 			value = "true" // a switch takes no second word
 		} else if !given && i+1 < len(words) {

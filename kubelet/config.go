@@ -1,6 +1,7 @@
 package kubelet
 
 import (
+	"bytes"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,6 +17,13 @@ const (
 	configVersion = "kubelet.config.k8s.io/v1beta1"
 	configKind    = "KubeletConfiguration"
 )
+
+// configHeader begins every configuration that RenderConfig renders.
+const configHeader = "# Written by bootstrap-agent from: "
+
+// IsRendered says whether this is a configuration that RenderConfig rendered,
+// whatever was changed in it since; another one is somebody else's.
+func IsRendered(config []byte) bool { return bytes.HasPrefix(config, []byte(configHeader)) }
 
 // Source says where the kubelet's configuration comes from.
 type Source string
@@ -85,7 +93,7 @@ func RenderConfig(in RenderInput) ([]byte, []Note, error) {
 	if err != nil {
 		return nil, nil, in.fault([]error{fmt.Errorf("cannot be written as YAML: %s", fault.Quote(err.Error()))})
 	}
-	header := "# Written by bootstrap-agent from: " + string(in.Source) + ".\n" +
+	header := configHeader + string(in.Source) + ".\n" +
 		"# Changes here are reported as Drifted; local settings belong into kubelet.configDir.\n"
 	return append([]byte(header), body...), r.notes, nil
 }

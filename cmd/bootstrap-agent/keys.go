@@ -94,7 +94,7 @@ func keys() []key {
 			doc: "How a line of the log is written."},
 		{name: "kubelet.binary", kind: kindString, def: "", flag: "kubelet-binary", rule: (*judge).path,
 			example: `"/usr/local/bin/kubelet"`,
-			doc:     "The kubelet. Empty: looked for in /usr/bin, /usr/local/bin, /opt/bin."},
+			doc:     "The kubelet. Empty: the one that an existing kubelet.service runs, else looked for in /usr/bin, /usr/local/bin, /opt/bin."},
 		{name: "kubelet.configFile", kind: kindString, def: "", flag: "kubelet-config-file", rule: (*judge).path,
 			example: `"/etc/bootstrap-agent/kubelet.yaml"`,
 			doc:     "A KubeletConfiguration of your own, instead of the cluster's (ConfigMap kube-system/kubelet-config) or the built-in one."},
@@ -114,7 +114,7 @@ func keys() []key {
 			example: `["--v=2"]`,
 			doc:     "More words for the kubelet's command line. Flags that the agent sets itself are refused."},
 		{name: "kubelet.dropFlags", kind: kindBool, def: false, flag: "kubelet-drop-flags",
-			doc: "Take over a kubelet.service that has flags of its own even though they get lost."},
+			doc: "Take over a machine whose kubelet.service has flags or commands of its own, or whose kubelet has a config.yaml of its own, even though they get lost."},
 	}
 }
 
