@@ -73,7 +73,8 @@ func Build(ctx context.Context, log Log) (string, error) {
 }
 
 // moduleFolder is the top folder of the product's module, asked from go: the
-// build script is in the source tree, wherever this program runs inside it.
+// build script, the manifests and the docs are in the source tree, wherever this
+// program runs inside it.
 func moduleFolder(ctx context.Context) (string, error) {
 	out, err := exec.CommandContext(ctx, "go", "env", "GOMOD").Output()
 	if err != nil {
@@ -81,7 +82,7 @@ func moduleFolder(ctx context.Context) (string, error) {
 	}
 	gomod := strings.TrimSpace(string(out))
 	if filepath.Base(gomod) != "go.mod" {
-		return "", errors.New("the control plane can only be built from inside the source tree (or set KUBE_BIN_DIR)")
+		return "", errors.New("this works only inside the source tree")
 	}
 	return filepath.Dir(gomod), nil
 }

@@ -2,104 +2,97 @@ package cluster
 
 import (
 	"context"
-	"crypto/x509"
-	"encoding/pem"
+	"errors"
+	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"slices"
+	"strings"
+	"syscall"
+	"time"
 )
 
-// Authorities are the ways in which clusters made by hand have more than one
-// CA. The zero value is one CA for everything, as kubeadm makes them.
-type Authorities struct {
-	// Clients: client certificates and those of kubelets are signed by a CA of
-	// their own (--client-ca-file, --cluster-signing-cert-file), which is not the
-	// one of the API server's certificate.
-	Clients bool
-	// Intermediate: the API server's certificate is issued by a CA below the one
-	// in cluster-info; the server sends both.
-	Intermediate bool
-	// Bundle: cluster-info holds all CAs, and one more that was retired.
-	Bundle bool
-}
+// A cluster by hand is made as docs/cluster.md tells a person to make one: with
+// the commands that stand there, on the manifests of packaging/cluster.
 
-// signingCA is the path of the CA that signs for clients, without its ending.
-func (c *Cluster) signingCA() string {
-	if c.Authorities.Clients {
-		return "pki/client-ca"
-	}
-	return "pki/ca"
-}
-
-// handKeys makes the keys of a by-hand cluster, in the places where kubeadm's
-// would be, so that the components are started in the same way.
-func handKeys(_ context.Context, c *Cluster) error {
-	ca, err := NewAuthority("by-hand-ca")
-	if err != nil {
+// handObjects is all that such a cluster needs so that a token can join it.
+func handObjects(ctx context.Context, c *Cluster) error {
+	// The namespace is made by the API server itself, a moment after it is ready.
+	if err := c.awaitPath(ctx, "/api/v1/namespaces/kube-public"); err != nil {
 		return err
 	}
-	accounts, err := NewAuthority("service-accounts") // only its key pair is used
-	if err != nil {
-		return err
-	}
-	accountsPub, err := x509.MarshalPKIXPublicKey(accounts.key.Public())
-	if err != nil {
-		return err
-	}
-	serving, chain := ca, []byte(nil)
-	if c.Authorities.Intermediate {
-		if serving, err = ca.Intermediate("by-hand-intermediate"); err != nil {
+	for _, step := range []string{"rights", "cluster-info", "way back"} {
+		if _, err := c.RunDocumented(ctx, step); err != nil {
 			return err
 		}
-		chain = serving.CertPEM
 	}
-	cert, key, err := serving.Server(append(c.sans(), "kubernetes.default.svc", "10.96.0.1")...)
-	if err != nil {
-		return err
-	}
-	files := map[string][]byte{
-		"pki/ca.crt": ca.CertPEM, "pki/ca.key": ca.KeyPEM, "pki/apiserver.crt": slices.Concat(cert, chain), "pki/apiserver.key": key,
-		"pki/sa.key": accounts.KeyPEM, "pki/sa.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: accountsPub}),
-	}
-	clients := ca
-	if c.Authorities.Clients {
-		if clients, err = NewAuthority("by-hand-client-ca"); err != nil {
-			return err
-		}
-		files["pki/client-ca.crt"], files["pki/client-ca.key"] = clients.CertPEM, clients.KeyPEM
-	}
-	bundle := ca.CertPEM
-	if c.Authorities.Bundle {
-		retired, err := NewAuthority("by-hand-retired-ca")
-		if err != nil {
-			return err
-		}
-		bundle = slices.Concat(retired.CertPEM, ca.CertPEM)
-		if clients != ca {
-			bundle = slices.Concat(bundle, clients.CertPEM)
-		}
-	}
-	files["cluster-info.conf"] = kubeconfig(c.Endpoint(), bundle, "", nil, nil)
-	for name, who := range map[string][]string{
-		"admin.conf":              {"admin", "system:masters"},
-		"controller-manager.conf": {"system:kube-controller-manager"},
-	} {
-		cert, key, err := clients.Client(who[0], who[1:]...)
-		if err != nil {
-			return err
-		}
-		files[name] = kubeconfig(c.Endpoint(), ca.CertPEM, who[0], cert, key)
-	}
-	if files["pki/apiserver-kubelet-client.crt"], files["pki/apiserver-kubelet-client.key"], err = clients.Client("kube-apiserver-kubelet-client", "system:masters"); err != nil {
-		return err
-	}
-	if err := os.Mkdir(filepath.Join(c.Dir, "pki"), 0o700); err != nil {
-		return err
-	}
-	for name, content := range files {
-		if err := os.WriteFile(filepath.Join(c.Dir, name), content, 0o600); err != nil {
-			return err
-		}
+	if c.NoAutoApproval {
+		return c.SetAutoApproval(ctx, false)
 	}
 	return nil
+}
+
+// RunDocumented runs the commands of one step of docs/cluster.md word for word,
+// in the folder of the manifests and with the real kubectl, and returns what they
+// print.
+func (c *Cluster) RunDocumented(ctx context.Context, step string) (string, error) {
+	root, err := moduleFolder(ctx)
+	if err != nil {
+		return "", err
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs/cluster.md"))
+	if err != nil {
+		return "", err
+	}
+	script, err := documented(string(page), step)
+	if err != nil {
+		return "", fmt.Errorf("docs/cluster.md: %w", err)
+	}
+	cmd := exec.CommandContext(ctx, "bash", "-eu")
+	cmd.Dir = filepath.Join(root, "packaging/cluster")
+	cmd.Env = append(os.Environ(), "HOME="+c.Dir, "KUBECONFIG="+c.AdminKubeconfig(), "NO_PROXY="+c.Address,
+		"PATH="+c.bin+":"+os.Getenv("PATH"), "SERVER=https://"+c.Endpoint(), "CA="+filepath.Join(c.Dir, clusterInfoCA))
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	cmd.WaitDelay = 5 * time.Second
+	cmd.Stdin = strings.NewReader(script)
+	var stdout, stderr strings.Builder
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return "", fmt.Errorf("docs/cluster.md, %s: %w: %s", step, err, tail([]byte(stderr.String()), 8))
+	}
+	return strings.TrimSpace(stdout.String()), nil
+}
+
+// DocumentedToken makes a token as docs/cluster.md does.
+func (c *Cluster) DocumentedToken(ctx context.Context) (Token, error) {
+	printed, err := c.RunDocumented(ctx, "token")
+	if err != nil {
+		return Token{}, err
+	}
+	id, secret, ok := strings.Cut(printed, ".")
+	if !ok {
+		return Token{}, errors.New("docs/cluster.md: the step for a token prints none")
+	}
+	return Token{id, secret}, nil
+}
+
+// documented returns the block of commands behind the mark <!-- run: step -->:
+// its indented lines, up to the first that is not.
+func documented(page, step string) (string, error) {
+	_, after, found := strings.Cut(page, "<!-- run: "+step+" -->\n\n")
+	if !found {
+		return "", fmt.Errorf("no commands are marked with %q", step)
+	}
+	var script strings.Builder
+	for line := range strings.Lines(after) {
+		command, indented := strings.CutPrefix(line, "    ")
+		if !indented {
+			break
+		}
+		script.WriteString(command)
+	}
+	if script.Len() == 0 {
+		return "", fmt.Errorf("no commands stand behind the mark %q", step)
+	}
+	return script.String(), nil
 }

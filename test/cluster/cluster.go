@@ -36,7 +36,7 @@ const (
 	// Kubeadm: PKI, RBAC, cluster-info and kubelet-config made by kubeadm's own
 	// phases; tokens are in the group kubeadm gives them.
 	Kubeadm Shape = "kubeadm"
-	// ByHand: bindings, cluster-info and nothing else. No kubelet-config, no
+	// ByHand: made by the commands of docs/cluster.md. No kubelet-config, no
 	// kubeadm groups, nodes may not be read by tokens.
 	ByHand Shape = "by-hand"
 )

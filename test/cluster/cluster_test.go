@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,48 @@ func TestBothShapesServeWhatAJoinNeeds(t *testing.T) {
 			if has := kubeletConfig == nil; has != (shape == Kubeadm) {
 				t.Errorf("kubelet-config there: %v (%v)", has, kubeletConfig)
 			}
+			if shape == ByHand { // last: it takes everything back
+				t.Run("the commands of the docs", func(t *testing.T) { documentedCommandsDoWhatTheySay(t, ctx, c) })
+			}
 		})
+	}
+}
+
+// What docs/cluster.md tells a person to do is what was done here already; the
+// rest of it: the pin, a token, the optional parts, and taking it all back.
+func documentedCommandsDoWhatTheySay(t *testing.T, ctx context.Context, c *Cluster) {
+	if pin, err := c.RunDocumented(ctx, "pin"); err != nil || pin != c.Pin() {
+		t.Errorf("pin %q, want %q, %v", pin, c.Pin(), err)
+	}
+	token, err := c.DocumentedToken(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(token.ID) != 6 || len(token.Secret) != 16 {
+		t.Errorf("token of %d and %d characters", len(token.ID), len(token.Secret))
+	}
+	if err := c.AwaitSignature(ctx, token); err != nil {
+		t.Error(err)
+	}
+	if out, err := c.Kubectl(ctx, append(asToken(c, token), "auth", "can-i", "create", "certificatesigningrequests/nodeclient.certificates.k8s.io")...); err != nil || !strings.Contains(out, "yes") {
+		t.Errorf("the token: %q, %v", out, err)
+	}
+	root, err := moduleFolder(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(root, "packaging/cluster") + "/"
+	if out, err := c.Kubectl(ctx, "apply", "--dry-run=server", "--validate=strict", "-f", dir+"kubelet-config.yaml", "-f", dir+"node-join.yaml", "-f", dir+"apiserver-to-kubelet.yaml"); err != nil {
+		t.Errorf("%s %v", out, err)
+	}
+	if _, err := c.RunDocumented(ctx, "taking it back"); err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/api/v1/namespaces/kube-public/configmaps/cluster-info", "/api/v1/namespaces/kube-system/secrets/bootstrap-token-" + token.ID,
+		"/apis/rbac.authorization.k8s.io/v1/clusterrolebindings/bootstrap-agent:approve-renewals"} {
+		if err := c.Get(ctx, path, nil); !IsStatus(err, 404) {
+			t.Errorf("%s is still there: %v", path, err)
+		}
 	}
 }
 

@@ -116,59 +116,11 @@ func kubeadmObjects(ctx context.Context, c *Cluster) error {
 	return nil
 }
 
-// handObjects is all that a cluster needs so that a token can join it.
-func handObjects(ctx context.Context, c *Cluster) error {
-	info, err := os.ReadFile(filepath.Join(c.Dir, "cluster-info.conf"))
-	if err != nil {
-		return err
-	}
-	binding := func(name, role, group string) string {
-		return fmt.Sprintf(`---
-apiVersion: rbac.authorization.k8s.io/v1
-kind: ClusterRoleBinding
-metadata: {name: %s}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: "%s"}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: Group, name: "%s"}]
-`, name, role, group)
-	}
-	objects := binding("nodes-may-ask", "system:node-bootstrapper", "system:bootstrappers") +
-		binding("nodes-may-renew", "system:certificates.k8s.io:certificatesigningrequests:selfnodeclient", "system:nodes") +
-		`---
-apiVersion: v1
-kind: ConfigMap
-metadata: {name: cluster-info, namespace: kube-public}
-data:
-  kubeconfig: ` + mustJSON(string(info)) + `
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: Role
-metadata: {name: cluster-info, namespace: kube-public}
-rules: [{apiGroups: [""], resources: [configmaps], resourceNames: [cluster-info], verbs: [get]}]
----
-apiVersion: rbac.authorization.k8s.io/v1
-kind: RoleBinding
-metadata: {name: cluster-info, namespace: kube-public}
-roleRef: {apiGroup: rbac.authorization.k8s.io, kind: Role, name: cluster-info}
-subjects: [{apiGroup: rbac.authorization.k8s.io, kind: User, name: "system:anonymous"}]
-`
-	// The namespace is made by the API server itself, a moment after it is ready.
-	if err := c.awaitPath(ctx, "/api/v1/namespaces/kube-public"); err != nil {
-		return err
-	}
-	if _, err := c.KubectlInput(ctx, objects, "create", "-f", "-"); err != nil {
-		return err
-	}
-	if c.NoAutoApproval {
-		return nil
-	}
-	return c.SetAutoApproval(ctx, true)
-}
-
 // approvalBinding is what makes the controller-manager approve the CSRs of
 // tokens: its name and its group in each shape.
 var approvalBinding = map[Shape][2]string{
 	Kubeadm: {"kubeadm:node-autoapprove-bootstrap", "system:bootstrappers:kubeadm:default-node-token"},
-	ByHand:  {"nodes-are-approved", "system:bootstrappers"},
+	ByHand:  {"bootstrap-agent:approve-first-certificates", "system:bootstrappers"},
 }
 
 // SetAutoApproval makes or removes the binding that lets CSRs of bootstrap

@@ -54,15 +54,23 @@ func TestADebianMachineJoinsAKubeadmCluster(t *testing.T) {
 	checkServingPair(t, ctx, m)
 }
 
-// The same on a cluster made by hand: no object of kubeadm's, a token without
-// extra groups, no kubelet-config.
+// The same on a cluster made by hand, by the commands of docs/cluster.md: no object
+// of kubeadm's, a token without extra groups, no kubelet-config. The API server
+// reaches the kubelet of the node, as `kubectl logs` does.
 func TestADebianMachineJoinsAClusterMadeByHand(t *testing.T) {
 	ctx := scenario(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.ByHand)
 	const name = "debian-by-hand"
-	m := joinMachine(t, ctx, c, machine.Options{Name: name}, newToken(t, ctx, c))
+	token, err := c.DocumentedToken(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := joinMachine(t, ctx, c, machine.Options{Name: name}, token)
 	if _, err := c.AwaitReady(ctx, name); err != nil {
 		t.Fatal(err)
+	}
+	if out, err := c.Kubectl(ctx, "get", "--raw", "/api/v1/nodes/"+name+"/proxy/healthz"); err != nil || out != "ok" {
+		t.Errorf("the kubelet through the API server: %q, %v", out, err)
 	}
 	checkIdentity(t, ctx, c, m, name)
 }
