@@ -23,8 +23,11 @@ import (
 func newMachine(t *testing.T, ctx context.Context, opts machine.Options) *machine.Machine {
 	t.Helper()
 	opts.Containerd, opts.CNI = true, true
-	if opts.Kubelet == "" {
+	switch opts.Kubelet {
+	case "":
 		opts.Kubelet = kubelet
+	case elsewhere:
+		opts.Kubelet = ""
 	}
 	m, err := lab.New(ctx, opts)
 	if err != nil {
@@ -40,6 +43,9 @@ func newMachine(t *testing.T, ctx context.Context, opts machine.Options) *machin
 	})
 	return m
 }
+
+// elsewhere, as Options.Kubelet: no kubelet in /usr/bin.
+const elsewhere = "elsewhere"
 
 // bootMachine is newMachine, booted.
 func bootMachine(t *testing.T, ctx context.Context, opts machine.Options) *machine.Machine {

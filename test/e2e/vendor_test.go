@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
 	"github.com/bootstrap-agent/bootstrap-agent/test/machine"
 )
@@ -59,10 +60,35 @@ func TestOurKubeconfigWinsOverAVendorsUnitThatIsThereBefore(t *testing.T) {
 	}
 	checkVendorFiles(t, ctx, m)
 	checkIdentity(t, ctx, c, m, name)
+
+	// What a person does to the unit of a node is seen at once, told, and left so.
+	for _, by := range []struct{ what, undo []string }{
+		{[]string{"disable"}, []string{"enable"}},
+		{[]string{"mask", "--now"}, []string{"unmask"}},
+	} {
+		mustRun(t, ctx, m, slices.Concat([]string{"systemctl"}, by.what, []string{"--quiet", "kubelet.service"})...)
+		awaitStatus(t, ctx, m, by.what[0]+" to be told", 10*time.Second, notesStopped(by.what[0]))
+		mustRun(t, ctx, m, slices.Concat([]string{"systemctl"}, by.undo, []string{"--quiet", "kubelet.service"})...)
+	}
+	// Unmasked, it is still stopped: nobody but a person starts it.
+	awaitStatus(t, ctx, m, "the stop to be told", 10*time.Second, notesStopped("stop"))
+	if state := unitProps(t, ctx, m, "kubelet.service", "ActiveState")["ActiveState"]; state != "inactive" {
+		t.Errorf("kubelet.service is %s", state)
+	}
+	checkVendorFiles(t, ctx, m)
+}
+
+func notesStopped(how string) func(agent.Status) bool {
+	return func(s agent.Status) bool {
+		return slices.ContainsFunc(s.Notes, func(n agent.Note) bool {
+			return n.Reason == fault.KubeletStopped && strings.Contains(n.Message, how)
+		})
+	}
 }
 
 // The same package installed after the join, as an upgrade by hand would: the
-// kubelet runs on, and after a restart by hand it is the same kubelet.
+// kubelet runs on, and after a restart by hand it is the same kubelet, with what
+// the administrator wrote into the package's file in the meantime.
 func TestOurKubeconfigWinsOverAVendorsUnitThatComesLater(t *testing.T) {
 	ctx := scenario(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
@@ -87,7 +113,7 @@ func TestOurKubeconfigWinsOverAVendorsUnitThatComesLater(t *testing.T) {
 	restarted := time.Now()
 	mustRun(t, ctx, m, "systemctl", "restart", "kubelet.service")
 	after := checkOurKubelet(t, ctx, m, ourUnitPath, []string{vendorDropInPath, ourDropInPath})
-	if !slices.Equal(before, after) {
+	if want := append(before, "--v=3"); !slices.Equal(want, after) {
 		t.Errorf("before %q, after %q", before, after)
 	}
 	pid := unitProps(t, ctx, m, "kubelet.service", "MainPID")["MainPID"]
