@@ -36,6 +36,15 @@ type Existing struct {
 	Read []string
 }
 
+// realName is the name under which the unit can be enabled: systemd refuses that
+// for an alias, such as a snap's unit may have.
+func (e Existing) realName() string {
+	if name := filepath.Base(e.Unit.FragmentPath); e.Owner == OwnerAlien && checkUnitName(name) == nil {
+		return name
+	}
+	return KubeletUnit
+}
+
 // ExtraArgs returns the words that $KUBELET_EXTRA_ARGS becomes once Install has
 // been there: they come last on the kubelet's command line.
 func (e Existing) ExtraArgs(read Reader) []string {
@@ -191,7 +200,7 @@ func (m *Manager) Install(ctx context.Context, dir string, r Rendered, enable bo
 		return changed, fmt.Errorf("cannot install %s: %w", KubeletUnit, err)
 	}
 	if enable && e.Unit.UnitFileState != "generated" { // a generator sees to its own start
-		linked, err := m.Enable(ctx, KubeletUnit)
+		linked, err := m.Enable(ctx, e.realName())
 		if err != nil {
 			return changed, err
 		}

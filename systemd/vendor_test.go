@@ -20,6 +20,7 @@ type theirs struct {
 	besides    int      // commands that are no kubelet
 	broken     bool     // systemd refuses it as it is
 	linked     bool     // it lies elsewhere and is linked into the folder
+	alias      bool     // kubelet.service is another name of it
 }
 
 var theirUnits = []theirs{
@@ -65,6 +66,7 @@ WantedBy=multi-user.target
 	{name: "preparations", unit: "[Service]\nExecStartPre=/bin/mkdir DIR/prepared\nExecStart=KUBELET --a=1\n[Install]\nWantedBy=multi-user.target\n", argv: []string{"--a=1"}},
 	{name: "no install section", unit: "[Service]\nExecStart=KUBELET\n", argv: []string{}},
 	{name: "a link to a file elsewhere", unit: "[Service]\nExecStart=KUBELET --a=1\n[Install]\nWantedBy=multi-user.target\n", argv: []string{"--a=1"}, linked: true},
+	{name: "another name of another unit", unit: "[Service]\nExecStart=KUBELET --a=1\n[Install]\nWantedBy=multi-user.target\n", argv: []string{"--a=1"}, alias: true},
 }
 
 // Whatever somebody else's unit looks like: a real systemd reads it, we see what
@@ -81,8 +83,13 @@ func TestARealSystemdRunsOurKubeletInEveryKindOfUnit(t *testing.T) {
 			}
 			path := filepath.Join(units, KubeletUnit)
 			file := path
+			if tt.alias {
+				file = filepath.Join(units, "snap.kubelet.daemon.service")
+			}
 			if tt.linked {
 				file = filepath.Join(dir, "theirs.service")
+			}
+			if file != path {
 				if err := os.Symlink(file, path); err != nil {
 					t.Fatal(err)
 				}
@@ -120,6 +127,9 @@ func TestARealSystemdRunsOurKubeletInEveryKindOfUnit(t *testing.T) {
 			if err != nil || !u.Running() || u.Disabled() || u.UnitFileState == "static" {
 				t.Errorf("%s, %v", brief(u), err)
 			}
+			if wants, err := os.ReadDir(filepath.Join(units, "multi-user.target.wants")); err != nil || len(wants) != 1 {
+				t.Errorf("enabled by %v, %v", wants, err)
+			}
 			if got, err := os.ReadFile(filepath.Join(dir, "argv")); err != nil || string(got) != "--ours=1" {
 				t.Errorf("the kubelet got %q, %v", got, err)
 			}
@@ -135,6 +145,24 @@ func TestARealSystemdRunsOurKubeletInEveryKindOfUnit(t *testing.T) {
 				t.Errorf("looked at again: %s, reads %q, %v", again.Owner, again.Read, err)
 			}
 		})
+	}
+}
+
+// An environment file that their unit must have and that is missing is theirs to
+// mend: the start fails with systemd's own reason.
+func TestARealSystemdTellsOfTheirMissingEnvironmentFile(t *testing.T) {
+	m, units := live(t)
+	s, _ := kubelet(t, "run")
+	write(t, s.Condition, "x")
+	write(t, filepath.Join(units, KubeletUnit), "[Service]\nEnvironmentFile=/nonexistent\nExecStart=/usr/bin/kubelet\n")
+	s.Alien = true
+	if _, err := m.Install(soon(t), units, rendered(t, s), true); err != nil {
+		t.Fatal(err)
+	}
+	u, err := m.Start(soon(t), KubeletUnit)
+	var je *JobError
+	if !errors.As(err, &je) || fault.ReasonOf(err) != fault.KubeletFailed || u.Result != "resources" {
+		t.Errorf("%s, %v", brief(u), err)
 	}
 }
 

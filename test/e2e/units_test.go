@@ -237,7 +237,10 @@ func forgetJoin(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machin
 func hardWayJoins(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machine.Machine, good settings) {
 	good.more = "kubelet: {configFile: " + hardWayConfig + ", extraArgs: [--v=2]}\n"
 	prepare(t, ctx, m, good)
-	if err := m.WriteFiles(ctx, map[string]machine.File{ourUnitPath: {Content: hardWayUnit}, hardWayConfig: {Content: hardWayKubeletConfig}}); err != nil {
+	if err := m.WriteFiles(ctx, map[string]machine.File{
+		ourUnitPath: {Content: hardWayUnit}, hardWayConfig: {Content: hardWayKubeletConfig},
+		"/etc/sysconfig/kubelet": {Content: "# as Red Hat has it\nKUBELET_EXTRA_ARGS=--v=4\n"},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	mustRun(t, ctx, m, "systemctl", "daemon-reload")
@@ -253,7 +256,9 @@ func hardWayJoins(t *testing.T, ctx context.Context, c *cluster.Cluster, m *mach
 	if step, ok := stepOf(joined, agent.StepUnit); !ok || !strings.Contains(step.Detail, "/opt/bin/kubelet is taken, not /usr/local/bin/kubelet") {
 		t.Errorf("its own kubelet is not taken: %+v", joined.Timeline)
 	}
-	checkOurKubelet(t, ctx, m, ourUnitPath, []string{ourDropInPath})
+	if argv := checkOurKubelet(t, ctx, m, ourUnitPath, []string{ourDropInPath}); argv[len(argv)-1] != "--v=4" || argv[len(argv)-2] != "--v=2" {
+		t.Errorf("the running kubelet: %q", argv)
+	}
 	checkPods(t, ctx, c, m.Name, 17)
 	if after := mine(); after != before {
 		t.Errorf("before:\n%s\nafter:\n%s", before, after)
