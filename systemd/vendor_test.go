@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -141,10 +142,38 @@ func TestARealSystemdRunsOurKubeletInEveryKindOfUnit(t *testing.T) {
 			if err := errors.Join(err, statErr); err != nil || string(after) != string(before) || !info.ModTime().Equal(long) {
 				t.Errorf("it was touched (%v):\n%s", err, after)
 			}
+			if strings.Contains(tt.unit, "RemainAfterExit=yes") {
+				if ended := afterItsEnd(t, m, u); ended.SubState != "auto-restart" {
+					t.Errorf("when it has ended it is %s (%s)", ended.ActiveState, ended.SubState)
+				}
+			}
 			if again, err := m.Existing(soon(t), units); err != nil || again.Owner != OwnerAlien || !slices.Equal(again.Read, e.Read) {
 				t.Errorf("looked at again: %s, reads %q, %v", again.Owner, again.Read, err)
 			}
 		})
+	}
+}
+
+// afterItsEnd ends the kubelet in order and returns what becomes of its unit.
+func afterItsEnd(t *testing.T, m *Manager, u Unit) Unit {
+	t.Helper()
+	if err := syscall.Kill(int(u.MainPID), syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	ctx := soon(t)
+	for {
+		now, err := m.Unit(ctx, KubeletUnit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if slices.Contains([]string{"auto-restart", "exited", "dead", "failed"}, now.SubState) {
+			return now
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatal("it does not end")
+		case <-time.After(10 * time.Millisecond):
+		}
 	}
 }
 
