@@ -22,34 +22,37 @@ type renderer struct {
 	cfg   Config
 	files kubelet.Files
 	host  Host
+	clock Clock
+	asked *runtimeQuestion // beside the request; nil: not yet
 	log   logrus.FieldLogger
 }
 
 func (a *Agent) renderer() renderer {
-	return renderer{cfg: a.cfg, files: a.files, host: a.deps.Host, log: a.log}
+	return renderer{cfg: a.cfg, files: a.files, host: a.deps.Host, clock: a.deps.Clock, asked: a.asked, log: a.log}
 }
 
 // rendered is the kubelet's configuration and what follows from it.
 type rendered struct {
-	source  kubelet.Source
+	from    string // for the timeline
 	config  []byte
+	named   kubelet.Named        // endpoint of the runtime; set also when that is not ready
 	serving *kubelet.ServingPair // nil: the kubelet needs none of ours
 }
 
 // render makes the configuration from the operator's file, the cluster's
 // ConfigMap, or the built-in defaults. api is asked only where there is no file.
 func (r renderer) render(ctx context.Context, api API) (out rendered, err error) {
-	runtime, err := r.runtime(ctx)
-	if err != nil {
-		return out, err
-	}
 	input, err := r.source(ctx, api)
 	if err != nil {
 		return out, err
 	}
-	input.RuntimeEndpoint = runtime.Endpoint
-	input.CgroupDriver = r.host.CgroupDriver(runtime)
-	input.FileExists = r.fileExists
+	out.named = r.named(input)
+	answer, err := r.runtime(ctx, out.named)
+	if err != nil {
+		return out, err
+	}
+	input.RuntimeEndpoint = answer.found.Endpoint
+	input.CgroupDriver = r.host.CgroupDriver(answer.found)
 	config, notes, err := kubelet.RenderConfig(input)
 	if err != nil {
 		return out, fmt.Errorf("cannot render the kubelet config from %s: %w", input.Source, err)
@@ -57,7 +60,7 @@ func (r renderer) render(ctx context.Context, api API) (out rendered, err error)
 	for _, note := range notes {
 		r.log.WithField("detail", note.String()).Info("kubelet config")
 	}
-	out = rendered{source: input.Source, config: config}
+	out.from, out.config = "from "+string(input.Source)+answer.tell(r), config
 	serving := kubelet.ServingInput{NodeName: r.cfg.NodeName, Config: config, Args: r.cfg.Kubelet.ExtraArgs}
 	if dir := r.cfg.Kubelet.ConfigDir; dir != "" {
 		if serving.DropIns, err = kubelet.DropIns(dir); err != nil {
@@ -100,7 +103,6 @@ func (r renderer) operatorConfig() error {
 	if err != nil {
 		return err
 	}
-	input.FileExists = r.fileExists
 	_, _, err = kubelet.RenderConfig(input)
 	return err
 }
@@ -121,17 +123,9 @@ func (r renderer) input(source kubelet.Source, base []byte) kubelet.RenderInput 
 	return kubelet.RenderInput{
 		Source: source, Base: base, Dir: r.files.Root(), ClientCAFile: clientCA,
 		ClusterDNS: r.cfg.ClusterDNS, ClusterDomain: r.cfg.ClusterDomain,
-		RegisterWithTaints: r.cfg.NodeTaints, ServingCertificate: r.cfg.Kubelet.ServingCertificate,
+		RegisterWithTaints: r.cfg.NodeTaints, ServingCertificate: r.cfg.Kubelet.ServingCertificate, FileExists: r.fileExists,
 		ResolvConf: r.host.ResolvConf(), CgroupV2: r.host.CgroupV2(),
 	}
-}
-
-func (r renderer) runtime(ctx context.Context) (kubelet.Runtime, error) {
-	found, notes, err := kubelet.FindRuntime(ctx, r.cfg.Kubelet.RuntimeEndpoint, r.host.Runtimes, r.host.DialRuntime)
-	for _, note := range notes {
-		r.log.WithField("detail", note.String()).Info("container runtime")
-	}
-	return found, err
 }
 
 // rendering is a configuration being rendered beside the name check.
@@ -177,20 +171,37 @@ func (a *Agent) rendered(ctx context.Context) (rendered, error) {
 		}
 		a.rendering = nil
 		p.cancel()
-		if p.err == nil {
-			return p.out, nil
+		if p.err == nil || fault.ReasonOf(p.err) == fault.RuntimeNotReady {
+			return p.out, p.err // a runtime has a wait of its own
 		}
 	} // what failed beside is tried once more, where it can be said
-	if a.cfg.Kubelet.ConfigFile == "" {
-		if err := a.connectCurrent(); err != nil {
-			return rendered{}, err
-		}
+	if err := a.connectForConfig(); err != nil {
+		return rendered{}, err
 	}
 	out, err := a.renderer().render(ctx, a.node)
 	if err != nil {
 		a.closeNode() // the next attempt dials anew
 	}
 	return out, err
+}
+
+// connectForConfig connects where the kubelet's configuration comes from the
+// cluster.
+func (a *Agent) connectForConfig() error {
+	if a.cfg.Kubelet.ConfigFile != "" {
+		return nil
+	}
+	return a.connectCurrent()
+}
+
+// source reads the document that the configuration is made from.
+func (a *Agent) source(ctx context.Context) (kubelet.RenderInput, error) {
+	if err := a.connectForConfig(); err != nil {
+		return kubelet.RenderInput{}, err
+	}
+	input, err := a.renderer().source(ctx, a.node)
+	a.closeNode() // not kept over the wait that follows
+	return input, err
 }
 
 // configure writes what is missing or damaged of CA, kubelet config and, last,
@@ -201,17 +212,29 @@ func (a *Agent) configure(ctx context.Context, o Observation) error {
 	if a.trust == nil {
 		return a.discover(ctx, o) // the record is lost, and the CA with it
 	}
-	return a.stepped(StepConfigure, func() (string, error) {
-		path := a.files.ConfigFile()
-		if !contains(o.Files.Damaged, path) && (!a.manifest.Rewrite || contains(o.Files.Drifted, path)) {
+	path := a.files.ConfigFile()
+	render := contains(o.Files.Damaged, path) || a.manifest.Rewrite && !contains(o.Files.Drifted, path)
+	if render && a.awaited != nil {
+		if err := a.awaitRuntime(ctx); err != nil {
+			return err
+		}
+	}
+	err := a.stepped(StepConfigure, func() (string, error) {
+		if !render {
 			return "", a.writeFiles(o, rendered{})
 		}
 		made, err := a.rendered(ctx)
+		a.noteRuntime(made.named, err)
 		if err != nil {
 			return "", err
 		}
-		return "from " + string(made.source), a.writeFiles(o, made)
+		return made.from, a.writeFiles(o, made)
 	})
+	if fault.ReasonOf(err) == fault.RuntimeNotReady {
+		a.closeNode()                                 // a wait may take hours
+		a.timeline.rename(StepConfigure, StepRuntime) // no file was touched
+	}
+	return err
 }
 
 // writeFiles writes those files that have to be written: all that the kubeconfig

@@ -49,9 +49,13 @@ type Agent struct {
 	distrusted   bool // the record in memory has proven wrong: discover anew
 	manifest     *manifest
 	wallet       wallet
-	node         API          // with the node's own pair; open during the join only
-	prepared     *preparation // of kubelet.service, while the approval is awaited
-	rendering    *rendering   // of the kubelet config, while the name is asked for
+	node         API              // with the node's own pair; open during the join only
+	prepared     *preparation     // of kubelet.service, while the approval is awaited
+	asked        *runtimeQuestion // the container runtime, beside that
+	rendering    *rendering       // of the kubelet config, while the name is asked for
+	awaited      *runtimeWait     // the join waits for a container runtime
+	runtimeUnits <-chan struct{}  // ticks meanwhile; see runtimeTicks
+	unwatch      context.CancelFunc
 	readingAhead bool
 	retry        backoff
 	retryPhase   Phase // the one that failed; only what is beyond it ends the backoff
@@ -271,10 +275,12 @@ func (a *Agent) wait(ctx context.Context, pause time.Duration, phase Phase, tick
 		// wake itself up by the changes that it made.
 		ticks = nil
 	}
+	runtime := a.runtimeTicks(ctx)
 	select {
 	case <-ctx.Done():
 	case <-fire:
 	case <-ticks:
+	case <-runtime:
 	case <-a.reloads:
 		a.wake() // the loop takes it
 	}

@@ -119,7 +119,7 @@ func newRig(t *testing.T, o testapi.Options) *rig {
 		Machine: Machine{BootID: r.boot, MachineID: "m1"},
 		Host: Host{
 			Host: kubelet.Host{Root: root}, Binaries: []string{binary}, Runtimes: kubelet.Runtimes(),
-			DialRuntime: func(context.Context, string) error { return nil },
+			AskRuntime: func(context.Context, string) (kubelet.Answer, error) { return kubelet.Answer{}, nil },
 		},
 		OnStatus: func(s Status) {
 			r.mu.Lock()
@@ -373,7 +373,9 @@ func TestFaultsHaveTheirReason(t *testing.T) {
 		"no token at all":          {func(r *rig) { r.cfg.Tokens = nil }, fault.TokenMissing, 78},
 		"no kubelet":               {func(r *rig) { r.deps.Host.Binaries = nil }, fault.KubeletMissing, 69},
 		"no runtime": {func(r *rig) {
-			r.deps.Host.DialRuntime = func(context.Context, string) error { return errors.New("refused") }
+			r.deps.Host.AskRuntime = func(context.Context, string) (kubelet.Answer, error) {
+				return kubelet.Answer{}, errors.New("refused")
+			}
 		}, fault.RuntimeNotReady, 69},
 		"a foreign identity": {func(r *rig) {
 			mustWrite(r.t, filepath.Join(r.cfg.Paths.Etc, "kubernetes/kubelet.conf"), foreignKubeconfig)

@@ -43,10 +43,10 @@ type Deps struct {
 
 // Host is what the agent looks at on this machine beside its own folders.
 type Host struct {
-	kubelet.Host                   // cgroup version, resolv.conf, the runtime's cgroup driver
+	kubelet.Host                   // cgroup version, resolv.conf, the container runtime
 	Binaries     []string          // where a kubelet may be
 	Runtimes     []kubelet.Runtime // which container runtimes may be there
-	DialRuntime  kubelet.Dial      // nil: kubelet.DialSocket
+	AskRuntime   kubelet.Ask       // nil: kubelet.AskRuntime
 }
 
 // Discoverer finds the cluster and decides whether to trust it.

@@ -75,6 +75,7 @@ func (a *Agent) takeReload() {
 	a.wallet.refused = nil
 	a.memory.lookForDrift = true
 	a.memory.admitted = 0
+	a.awaited = nil // another endpoint may be named now
 	a.retry.reset()
 	a.tell(a.deps.Notify.Ready())
 }

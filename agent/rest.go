@@ -75,7 +75,7 @@ func (a *Agent) giveBack() {
 // renderDrift lists unit files that this agent, with the config of now, would
 // write differently (an upgrade, changed labels, a file taken away).
 func (a *Agent) renderDrift(ctx context.Context) []string {
-	service, err := a.service(ctx)
+	service, err := a.service()
 	if err != nil {
 		a.log.WithError(err).Debug("cannot compare the unit")
 		return nil

@@ -13,6 +13,7 @@ const (
 	StepRequest   = "request certificate"
 	StepApproval  = "wait for approval"
 	StepName      = "check node name"
+	StepRuntime   = "wait for the container runtime"
 	StepConfigure = "write kubelet files"
 	StepUnit      = "write kubelet.service"
 	StepStart     = "start kubelet"
@@ -60,6 +61,16 @@ func (t *timeline) end(name string, now time.Time, detail string, reason fault.R
 			s.Detail = detail
 		}
 		return
+	}
+}
+
+// rename gives the newest step of this name another one: it has turned out to be that.
+func (t *timeline) rename(name, other string) {
+	for i := range slices.Backward(t.steps) {
+		if t.steps[i].Name == name {
+			t.steps[i].Name = other
+			return
+		}
 	}
 }
 

@@ -19,7 +19,7 @@ const prepareAtMost = time.Minute
 // preparation is kubelet.service being written while the approval is awaited.
 // The unit cannot start anything yet: it waits for the kubeconfig.
 type preparation struct {
-	service systemd.KubeletService // Alien aside: whose the unit is, is found out on the way
+	service systemd.KubeletService // valid after done; Alien aside: whose the unit is, is found out on the way
 	cancel  context.CancelFunc
 	done    chan struct{}
 	err     error // valid after done
@@ -44,25 +44,30 @@ func (p *preparation) ended() bool {
 	}
 }
 
-// prepareUnit begins to write the unit, once a certificate is asked for. It takes
-// the asking and telling of systemd (and its daemon-reload, where a unit was
-// there before) out of the way between the certificate and the kubelet's start.
+// prepareUnit begins to ask for the container runtime and to write the unit, once
+// a certificate is asked for. It takes that and the asking and telling of systemd
+// (and its daemon-reload, where a unit was there before) out of the way between
+// the certificate and the kubelet's start.
 func (a *Agent) prepareUnit(ctx context.Context) {
 	if a.prepared != nil || !a.manifest.Started.isZero() {
 		return // under way, or an older node: its unit is decided when it is started
 	}
-	service, err := a.service(ctx)
+	service, err := a.service()
 	if err != nil {
 		return // the start says what is wrong
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareAtMost)
-	p := &preparation{service: service, cancel: cancel, done: make(chan struct{})}
-	a.prepared = p
-	units, dir := a.deps.Units, a.cfg.Paths.Units
+	p := &preparation{cancel: cancel, done: make(chan struct{})}
+	q := newQuestion(a.renderer().likely())
+	a.prepared, a.asked = p, q
+	units, dir, host, clock := a.deps.Units, a.cfg.Paths.Units, a.deps.Host, a.deps.Clock
 	// As admissible saw it; Install looks again.
-	service.Alien, service.Read = a.memory.owner == systemd.OwnerAlien, a.memory.reads
+	alien, reads := a.memory.owner == systemd.OwnerAlien, a.memory.reads
 	go func() {
 		defer close(p.done)
+		service.After = afterRuntime(q.ask(ctx, host, clock).found) // not ready yet: the likely one
+		p.service = service
+		service.Alien, service.Read = alien, reads
 		var rendered systemd.Rendered
 		if rendered, p.err = systemd.Render(service); p.err == nil {
 			_, p.err = units.Install(ctx, dir, rendered, true)
@@ -89,7 +94,7 @@ func (a *Agent) installUnit(ctx context.Context) (detail string, err error) {
 	if err := a.awaitPrepared(ctx); err != nil {
 		return "", err
 	}
-	service, err := a.service(ctx)
+	service, err := a.service()
 	if err != nil {
 		return "", err
 	}
@@ -126,14 +131,10 @@ func render(ctx context.Context, units Units, dir string, service systemd.Kubele
 }
 
 // service is what kubelet.service has to be.
-func (a *Agent) service(ctx context.Context) (systemd.KubeletService, error) {
+func (a *Agent) service() (systemd.KubeletService, error) {
 	binary, err := a.binary()
 	if err != nil {
 		return systemd.KubeletService{}, err
-	}
-	after := []string{}
-	if runtime, err := a.renderer().runtime(ctx); err == nil && runtime.Unit != "" {
-		after = append(after, runtime.Unit)
 	}
 	configDir := a.cfg.Kubelet.ConfigDir
 	if configDir != "" {
@@ -143,7 +144,7 @@ func (a *Agent) service(ctx context.Context) (systemd.KubeletService, error) {
 		}
 	}
 	service := systemd.KubeletService{
-		Binary: binary, Args: a.arguments(configDir), After: after,
+		Binary: binary, Args: a.arguments(configDir), After: afterRuntime(a.runtimeForUnit()),
 		Condition: a.files.Kubeconfig(),
 	}
 	if len(a.cfg.ProxyEnvironment) > 0 {

@@ -35,7 +35,7 @@ func builtIns() []builtIn {
 			"The old port without authentication stays shut."}, fixed(0)},
 		{Default{"cgroupDriver", "that of the container runtime, else systemd",
 			"Kubelet and runtime must agree, or Pods do not start or are killed again and again. A kubelet from 1.31 asks the runtime itself where the runtime can answer (containerd 2, CRI-O 1.28) and ignores this line; " +
-				"for older ones the agent reads what the runtime is configured to use (containerd 1 unconfigured: cgroupfs). Where nothing tells: systemd, as kubeadm does, because a machine under systemd should have one manager of cgroups."},
+				"for older kubelets the agent asks it (CRI's RuntimeConfig), and where the runtime cannot answer reads what it is configured to use (containerd 1 unconfigured: cgroupfs). Where nothing tells: systemd, as kubeadm does, because a machine under systemd should have one manager of cgroups."},
 			func(in RenderInput) (any, bool) { return in.cgroupDriver(), true }},
 		{Default{"clusterDNS", "`clusterDNS` of the agent's configuration",
 			"A node cannot find the cluster's DNS service by itself. Without it Pods use the node's resolver and know no Services; the agent warns."},

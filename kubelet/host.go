@@ -66,8 +66,8 @@ const (
 	DriverCgroupfs = "cgroupfs"
 )
 
-// CgroupDriver returns the driver that a runtime is set to use, as far as files
-// tell without asking it, or "" when they do not:
+// CgroupDriver returns the driver that a runtime uses: what it answered when it
+// was asked, else what files tell, or "" when they do not:
 //
 //   - containerd: SystemdCgroup of its default runtime (runc) in
 //     /etc/containerd/config.toml; cgroupfs when neither that file nor one it
@@ -77,8 +77,12 @@ const (
 //     unless /etc/docker/daemon.json says something about it.
 //
 // A kubelet from 1.31 asks the runtime itself where the runtime can answer; so
-// this matters for the runtimes that cannot, containerd 1 above all.
+// this matters for older kubelets, and for the runtimes that cannot, containerd 1
+// above all.
 func (h Host) CgroupDriver(r Runtime) string {
+	if r.CgroupDriver != "" {
+		return r.CgroupDriver
+	}
 	switch r.Name {
 	case containerd:
 		return h.containerdDriver()
@@ -106,7 +110,7 @@ func (h Host) CgroupDriver(r Runtime) string {
 }
 
 func (h Host) containerdDriver() string {
-	data, err := follow(h.path("/etc/containerd/config.toml"))
+	data, err := follow(h.path(containerdConfig))
 	if err != nil {
 		return ""
 	}

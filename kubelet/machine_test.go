@@ -3,7 +3,6 @@ package kubelet
 import (
 	"context"
 	"errors"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -212,60 +211,6 @@ func TestCgroupDriverOfTheRuntime(t *testing.T) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
-	}
-}
-
-func TestParseRuntimeEndpoint(t *testing.T) {
-	for in, want := range map[string]Runtime{
-		"unix:///run/containerd/containerd.sock":     {containerd, "unix:///run/containerd/containerd.sock", "containerd.service"},
-		"/run/containerd/containerd.sock":            {containerd, "unix:///run/containerd/containerd.sock", "containerd.service"},
-		"unix:///var/run/crio/crio.sock":             {crio, "unix:///var/run/crio/crio.sock", "crio.service"},
-		"unix:///run//cri-dockerd.sock":              {criDockerd, "unix:///run/cri-dockerd.sock", "cri-docker.service"},
-		"unix:///run/k3s/containerd/containerd.sock": {"", "unix:///run/k3s/containerd/containerd.sock", ""},
-	} {
-		if got, err := ParseRuntimeEndpoint(in); err != nil || got != want {
-			t.Errorf("%s: %+v, %v", in, got, err)
-		}
-	}
-	for _, in := range []string{"", "containerd.sock", "unix://", "unix://run/x", "tcp://1.2.3.4:5", "npipe:////./pipe/x", "http://x", "unix:///a\nb", "unix:///a?b", "unix:///" + strings.Repeat("x", 200)} {
-		_, err := ParseRuntimeEndpoint(in)
-		wantFault(t, err, fault.ConfigInvalid, "kubelet.containerRuntimeEndpoint")
-	}
-}
-
-func TestFindRuntime(t *testing.T) {
-	dir := t.TempDir()
-	candidates := []Runtime{{"one", "unix://" + dir + "/one", "one.service"}, {"two", "unix://" + dir + "/two", "two.service"}, {"three", "unix://" + dir + "/three", ""}}
-	_, _, err := FindRuntime(t.Context(), "", candidates, nil)
-	wantFault(t, err, fault.RuntimeNotReady, "no container runtime has a socket")
-
-	write(t, dir+"/one", nil, 0o600) // exists, but nobody listens
-	_, _, err = FindRuntime(t.Context(), "", candidates, nil)
-	wantFault(t, err, fault.RuntimeNotReady, dir+"/one", "refused")
-
-	for _, name := range []string{"two", "three"} {
-		l, err := net.Listen("unix", dir+"/"+name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer func() { _ = l.Close() }()
-	}
-	r, notes, err := FindRuntime(t.Context(), "", candidates, nil)
-	if err != nil || r != candidates[1] || len(notes) != 2 {
-		t.Errorf("%+v, %v, %v", r, notes, err)
-	}
-	r, notes, err = FindRuntime(t.Context(), dir+"/three", candidates, nil)
-	if err != nil || r.Socket() != dir+"/three" || len(notes) != 0 {
-		t.Errorf("configured: %+v, %v, %v", r, notes, err)
-	}
-	_, _, err = FindRuntime(t.Context(), dir+"/none", candidates, nil)
-	wantFault(t, err, fault.RuntimeNotReady, dir+"/none")
-	_, _, err = FindRuntime(t.Context(), "tcp://x", candidates, nil)
-	wantFault(t, err, fault.ConfigInvalid)
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	if _, _, err := FindRuntime(ctx, "", candidates, nil); !errors.Is(err, context.Canceled) || fault.ReasonOf(err) != "" {
-		t.Errorf("cancelled: %v", err)
 	}
 }
 

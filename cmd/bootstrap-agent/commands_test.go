@@ -45,7 +45,7 @@ func (d *door) machine(s *testapi.Server) *testsystemd.Manager {
 		deps.Health = func(context.Context, string) error { return nil }
 		deps.Host = agent.Host{
 			Host: kubelet.Host{Root: d.dir}, Binaries: []string{binary}, Runtimes: kubelet.Runtimes(),
-			DialRuntime: func(context.Context, string) error { return nil },
+			AskRuntime: func(context.Context, string) (kubelet.Answer, error) { return kubelet.Answer{}, nil },
 		}
 	}
 	token := d.write("token", s.Token()+"\n", 0o600)

@@ -143,7 +143,7 @@ var table = []Entry{
 		"The kubelet is older than this agent or the cluster supports.",
 		"Install a kubelet of at least 1.30 and at most three minor versions older than the API server."},
 	{RuntimeNotReady, Retry, ExitMachine,
-		"No container runtime answers on its socket.",
+		"No container runtime that a kubelet can use answers on its socket; the message says what is the case there.",
 		"Install and start one (`systemctl enable --now containerd`), or name its socket in `kubelet.containerRuntimeEndpoint`."},
 	{UnitMasked, Blocked, ExitMachine,
 		"kubelet.service is masked.",

@@ -180,7 +180,7 @@ func newMachine(api *testapi.Server, folder string) (*machine, error) {
 			Health: func(ctx context.Context, _ string) error { return ctx.Err() }, // well, always
 			Host: agent.Host{
 				Host: kubelet.Host{Root: folder}, Binaries: []string{binary}, Runtimes: kubelet.Runtimes(),
-				DialRuntime: func(ctx context.Context, _ string) error { return ctx.Err() }, // there, always
+				AskRuntime: func(ctx context.Context, _ string) (kubelet.Answer, error) { return kubelet.Answer{}, ctx.Err() }, // there, always
 			},
 			StopWhenBlocked: true,
 		},
