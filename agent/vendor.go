@@ -122,8 +122,9 @@ func (a *Agent) saysTheSame(ctx context.Context, flag string) bool {
 			return true
 		}
 		// A runtime that is not up yet is waited for later, by its own reason.
-		found, err := a.renderer().runtime(ctx)
-		return err != nil || socketOf(found.Endpoint) == socketOf(value)
+		r := a.renderer()
+		asked, err := r.runtime(ctx, r.likely())
+		return err != nil || socketOf(asked.found.Endpoint) == socketOf(value)
 	}
 	return false
 }
