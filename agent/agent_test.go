@@ -14,6 +14,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 	"go.uber.org/goleak"
+	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
@@ -677,24 +678,25 @@ func TestSameName(t *testing.T) {
 	}
 }
 
-// live registers another machine under our name whose Lease moves with each read.
+// live registers another machine under our name, whose Lease has moved whenever
+// it is read.
 func (r *rig) live() {
 	r.api.RegisterNode(nodeName, corev1.NodeSystemInfo{BootID: "other", MachineID: "m2"})
-	ctx, cancel := context.WithCancel(r.t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		for ctx.Err() == nil {
-			if _, err := r.api.AwaitRequest(ctx, testapi.Is("get", "leases")); err != nil {
-				return
-			}
-			r.api.RenewLease(nodeName)
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Millisecond):
-			}
-		}
-	})
-	r.t.Cleanup(func() { cancel(); wg.Wait() })
+	connect := r.deps.Connect
+	r.deps.Connect = func(id Identity) (API, error) {
+		api, err := connect(id)
+		return leaseMoves{api, r.api}, err
+	}
+}
+
+type leaseMoves struct {
+	API
+	server *testapi.Server
+}
+
+func (l leaseMoves) GetLease(ctx context.Context, name string) (*coordinationv1.Lease, error) {
+	l.server.RenewLease(nodeName)
+	return l.API.GetLease(ctx, name)
 }
 
 func TestRenewalIsKnownFromTheFirstDay(t *testing.T) {
