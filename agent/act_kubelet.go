@@ -44,7 +44,7 @@ func (a *Agent) inspect(ctx context.Context) error {
 		return fmt.Errorf("cannot ask systemd about %s: %w", UnitName, unitErr)
 	}
 	a.noteUnit(existing.Unit)
-	a.memory.owner, a.memory.reads = existing.Owner, existing.Read
+	a.memory.existing = existing
 	search := kubelet.Search{
 		Layout:       a.files.Layout,
 		Kubeconfigs:  []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/kubelet.conf")},

@@ -94,11 +94,10 @@ type memory struct {
 	lookForDrift  bool     // compare the unit with what would be written now
 	renderDrift   []string // what that showed last
 	lastUnitStart time.Duration
-	unit          systemd.Unit  // as last seen
-	unitAt        time.Duration // when that was (monotonic)
-	owner         systemd.Owner // whose it was when the machine was found admissible
-	reads         []string      // environment files of a unit that is not ours
-	admitted      time.Duration // when the machine was found admissible (monotonic)
+	unit          systemd.Unit     // as last seen
+	unitAt        time.Duration    // when that was (monotonic)
+	existing      systemd.Existing // the unit that was there when the machine was found admissible
+	admitted      time.Duration    // when the machine was found admissible (monotonic)
 }
 
 // New makes an agent. Nothing happens before Run.

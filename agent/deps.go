@@ -79,7 +79,7 @@ type API interface {
 type Units interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	Existing(ctx context.Context, dir string) (systemd.Existing, error)
-	Install(ctx context.Context, dir string, r systemd.Rendered, enable bool) (changed bool, err error)
+	Install(ctx context.Context, dir string, e systemd.Existing, r systemd.Rendered, enable bool) (changed bool, err error)
 	Reload(ctx context.Context) error
 	Start(ctx context.Context, name string) (systemd.Unit, error)
 	Restart(ctx context.Context, name string) (systemd.Unit, error)

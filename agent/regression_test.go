@@ -390,7 +390,7 @@ func TestServerMendedAfterTheCertificate(t *testing.T) {
 
 type badInstall struct{ Units }
 
-func (badInstall) Install(context.Context, string, systemd.Rendered, bool) (bool, error) {
+func (badInstall) Install(context.Context, string, systemd.Existing, systemd.Rendered, bool) (bool, error) {
 	// As systemd.Manager.Install wraps what writeFiles returns.
 	return false, fmt.Errorf("cannot install %s: %w", systemd.KubeletUnit, fault.New(fault.WriteFailed, "disk full"))
 }

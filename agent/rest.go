@@ -80,7 +80,12 @@ func (a *Agent) renderDrift(ctx context.Context) []string {
 		a.log.WithError(err).Debug("cannot compare the unit")
 		return nil
 	}
-	rendered, err := render(ctx, a.deps.Units, a.cfg.Paths.Units, service)
+	existing, err := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
+	if err != nil {
+		a.log.WithError(err).Debug("cannot compare the unit")
+		return nil
+	}
+	rendered, err := render(existing, service)
 	if err != nil {
 		a.log.WithError(err).Debug("cannot compare the unit")
 		return nil

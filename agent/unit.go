@@ -61,17 +61,12 @@ func (a *Agent) prepareUnit(ctx context.Context) {
 	q := newQuestion(a.renderer().likely())
 	a.prepared, a.asked = p, q
 	units, dir, host, clock := a.deps.Units, a.cfg.Paths.Units, a.deps.Host, a.deps.Clock
-	// As admissible saw it; Install looks again.
-	alien, reads := a.memory.owner == systemd.OwnerAlien, a.memory.reads
+	existing := a.memory.existing // as admissible saw it
 	go func() {
 		defer close(p.done)
 		service.After = afterRuntime(q.ask(ctx, host, clock).found) // not ready yet: the likely one
 		p.service = service
-		service.Alien, service.Read = alien, reads
-		var rendered systemd.Rendered
-		if rendered, p.err = systemd.Render(service); p.err == nil {
-			_, p.err = units.Install(ctx, dir, rendered, true)
-		}
+		_, p.err = install(ctx, units, dir, existing, service)
 	}()
 }
 
@@ -105,27 +100,27 @@ func (a *Agent) installUnit(ctx context.Context) (detail string, err error) {
 			return a.alsoSay("written while the approval was awaited", service.Binary), nil
 		}
 	}
-	changed, err := install(ctx, a.deps.Units, a.cfg.Paths.Units, service)
+	existing, err := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
+	if err != nil {
+		return "", err
+	}
+	changed, err := install(ctx, a.deps.Units, a.cfg.Paths.Units, existing, service)
 	if err == nil && !changed {
 		detail = "unchanged"
 	}
 	return a.alsoSay(detail, service.Binary), err
 }
 
-func install(ctx context.Context, units Units, dir string, service systemd.KubeletService) (changed bool, err error) {
-	rendered, err := render(ctx, units, dir, service)
+func install(ctx context.Context, units Units, dir string, existing systemd.Existing, service systemd.KubeletService) (changed bool, err error) {
+	rendered, err := render(existing, service)
 	if err != nil {
 		return false, err
 	}
-	return units.Install(ctx, dir, rendered, true)
+	return units.Install(ctx, dir, existing, rendered, true)
 }
 
-// render says what kubelet.service has to be on this machine.
-func render(ctx context.Context, units Units, dir string, service systemd.KubeletService) (systemd.Rendered, error) {
-	existing, err := units.Existing(ctx, dir)
-	if err != nil {
-		return systemd.Rendered{}, err
-	}
+// render says what kubelet.service has to be beside what is there.
+func render(existing systemd.Existing, service systemd.KubeletService) (systemd.Rendered, error) {
 	service.Alien, service.Read = existing.Owner == systemd.OwnerAlien, existing.Read
 	return systemd.Render(service)
 }

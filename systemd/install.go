@@ -179,17 +179,19 @@ func (r Rendered) Drift(dir string) []string {
 
 // Install writes what is not there yet, enables the unit if enable says so,
 // makes systemd read it if it holds an older one, and then asks systemd what it
-// would really run. Where there was no unit before, systemd learns of the link
-// that enables it only with the next Reload: without it a unit that is stopped
-// is soon forgotten, and with it that it ran in this boot. It never starts anything. changed says whether a file or link
-// was written. Faults: UnitMasked; UnitOverridden, naming the file that wins;
+// would really run. e is what Existing saw just before. Where there was no unit
+// then, systemd learns of the link that enables it only with the next Reload:
+// without it a unit that is stopped is soon forgotten, and with it that it ran in
+// this boot. It never starts anything. changed says whether a file or link was
+// written. Faults: UnitMasked; UnitOverridden, naming the file that wins;
 // WriteFailed.
-func (m *Manager) Install(ctx context.Context, dir string, r Rendered, enable bool) (changed bool, err error) {
-	e, err := m.Existing(ctx, dir)
+func (m *Manager) Install(ctx context.Context, dir string, e Existing, r Rendered, enable bool) (changed bool, err error) {
+	owner, err := ownerOf(filepath.Join(dir, KubeletUnit))
 	if err != nil {
 		return false, fmt.Errorf("cannot install %s: %w", KubeletUnit, err)
 	}
-	if (e.Owner == OwnerAlien) != (r.Unit == nil) {
+	came := owner != OwnerNone && owner != e.Owner || owner == OwnerNone && e.Owner == OwnerOurs
+	if came || (e.Owner == OwnerAlien) != (r.Unit == nil) {
 		return false, fmt.Errorf("cannot install %s: %s (%s) came or went a moment ago", KubeletUnit, e.Path, e.Owner)
 	}
 	if e.Unit.UnitFileState == "transient" {

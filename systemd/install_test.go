@@ -25,6 +25,16 @@ func write(t testing.TB, path, text string) string {
 	return path
 }
 
+// install looks and installs, as the agent does.
+func install(t *testing.T, m *Manager, dir string, r Rendered, enable bool) (bool, error) {
+	t.Helper()
+	e, err := m.Existing(soon(t), dir)
+	if err != nil {
+		return false, err
+	}
+	return m.Install(soon(t), dir, e, r, enable)
+}
+
 func TestInstallWhereThereIsNoUnit(t *testing.T) {
 	b := startBus(t)
 	m, r := b.manager(), rendered(t, service(false))
@@ -32,7 +42,7 @@ func TestInstallWhereThereIsNoUnit(t *testing.T) {
 	if err != nil || e.Owner != OwnerNone || e.Path != filepath.Join(b.fake.dir, KubeletUnit) {
 		t.Fatalf("%+v, %v", e, err)
 	}
-	changed, err := m.Install(soon(t), b.fake.dir, r, true)
+	changed, err := install(t, m, b.fake.dir, r, true)
 	if err != nil || !changed {
 		t.Fatalf("changed %t, %v", changed, err)
 	}
@@ -48,7 +58,7 @@ func TestInstallWhereThereIsNoUnit(t *testing.T) {
 	if e, err = m.Existing(soon(t), b.fake.dir); err != nil || e.Owner != OwnerOurs {
 		t.Errorf("afterwards it is %s, %v", e.Owner, err)
 	}
-	if changed, err = m.Install(soon(t), b.fake.dir, r, true); err != nil || changed {
+	if changed, err = install(t, m, b.fake.dir, r, true); err != nil || changed {
 		t.Errorf("the second time: changed %t, %v", changed, err)
 	}
 	if got := b.called(); !slices.Equal(got, []string{"enable"}) {
@@ -60,7 +70,7 @@ func TestInstallWhereThereIsNoUnit(t *testing.T) {
 	if got := r.Drift(b.fake.dir); len(got) != 1 || filepath.Base(got[0]) != DropInName {
 		t.Errorf("drift %q", got)
 	}
-	if changed, err = m.Install(soon(t), b.fake.dir, r, false); err != nil || !changed {
+	if changed, err = install(t, m, b.fake.dir, r, false); err != nil || !changed {
 		t.Errorf("a lost drop-in: changed %t, %v", changed, err)
 	}
 	if got := b.called(); !slices.Equal(got, []string{"reload"}) || len(r.Drift(b.fake.dir)) != 0 {
@@ -96,10 +106,10 @@ func TestInstallBesideSomebodyElsesUnit(t *testing.T) {
 			if err != nil || e.Owner != OwnerAlien || e.Path != path {
 				t.Fatalf("%+v, %v", e, err)
 			}
-			if _, err := m.Install(soon(t), b.fake.dir, rendered(t, service(false)), true); err == nil {
+			if _, err := install(t, m, b.fake.dir, rendered(t, service(false)), true); err == nil {
 				t.Error("a whole unit was installed over it")
 			}
-			changed, err := m.Install(soon(t), b.fake.dir, rendered(t, service(true)), true)
+			changed, err := install(t, m, b.fake.dir, rendered(t, service(true)), true)
 			if err != nil || !changed {
 				t.Fatalf("changed %t, %v", changed, err)
 			}
@@ -123,12 +133,12 @@ func TestInstallAfterACrashBeforeTheReload(t *testing.T) {
 	for _, f := range r.Files(b.fake.dir) {
 		write(t, f.Path, string(f.Data))
 	}
-	changed, err := b.manager().Install(soon(t), b.fake.dir, r, false)
+	changed, err := install(t, b.manager(), b.fake.dir, r, false)
 	if fault.ReasonOf(err) != fault.UnitOverridden || changed {
 		t.Errorf("a systemd that does not know that it is stale: changed %t, %v", changed, err)
 	}
 	b.set(map[string]any{"NeedDaemonReload": true})
-	if changed, err = b.manager().Install(soon(t), b.fake.dir, r, false); err != nil || changed {
+	if changed, err = install(t, b.manager(), b.fake.dir, r, false); err != nil || changed {
 		t.Errorf("changed %t, %v", changed, err)
 	}
 	if got := b.called(); !slices.Equal(got, []string{"reload"}) {
@@ -199,7 +209,7 @@ func TestInstallRefuses(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := startBus(t)
 			tc.prepare(t, b)
-			_, err := b.manager().Install(soon(t), b.fake.dir, rendered(t, service(false)), true)
+			_, err := install(t, b.manager(), b.fake.dir, rendered(t, service(false)), true)
 			if err == nil || fault.ReasonOf(err) != tc.want || !strings.Contains(err.Error(), tc.part) {
 				t.Errorf("reason %q: %v", fault.ReasonOf(err), err)
 			}
@@ -242,7 +252,7 @@ func TestAGeneratedUnitIsNotEnabled(t *testing.T) {
 	b.found = write(t, filepath.Join(t.TempDir(), KubeletUnit), testdata(t, "vendor.service"))
 	b.read()
 	b.set(map[string]any{"UnitFileState": "generated"})
-	if _, err := b.manager().Install(soon(t), b.fake.dir, rendered(t, service(true)), true); err != nil || b.isEnabled() {
+	if _, err := install(t, b.manager(), b.fake.dir, rendered(t, service(true)), true); err != nil || b.isEnabled() {
 		t.Errorf("enabled %t, %v", b.isEnabled(), err)
 	}
 }

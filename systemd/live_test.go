@@ -134,11 +134,11 @@ func TestARealSystemdRunsWhatWeInstall(t *testing.T) {
 	s, dir := kubelet(t, "run")
 	s.Args = slices.DeleteFunc(slices.Clone(hostile), func(s string) bool { return len(s) > 1000 })
 	r := rendered(t, s)
-	changed, err := m.Install(soon(t), units, r, true)
+	changed, err := install(t, m, units, r, true)
 	if err != nil || !changed {
 		t.Fatalf("changed %t, %v", changed, err)
 	}
-	if changed, err = m.Install(soon(t), units, r, true); err != nil || changed {
+	if changed, err = install(t, m, units, r, true); err != nil || changed {
 		t.Errorf("the second time: changed %t, %v", changed, err)
 	}
 	u, err := m.Unit(soon(t), KubeletUnit)
@@ -183,7 +183,7 @@ func TestARealSystemdRunsWhatWeInstall(t *testing.T) {
 	}
 
 	mine := write(t, filepath.Join(units, KubeletUnit+".d", "95-mine.conf"), "[Service]\nExecStart=\nExecStart=/bin/true\n")
-	if _, err := m.Install(soon(t), units, r, true); fault.ReasonOf(err) != fault.UnitOverridden || !strings.Contains(err.Error(), mine) {
+	if _, err := install(t, m, units, r, true); fault.ReasonOf(err) != fault.UnitOverridden || !strings.Contains(err.Error(), mine) {
 		t.Errorf("a later drop-in: %v", err)
 	}
 }
@@ -207,7 +207,7 @@ func TestARealSystemdReexecutesItselfUnderAJob(t *testing.T) {
 	m, units := live(t)
 	s, dir := kubelet(t, "slow")
 	write(t, s.Condition, "x")
-	if _, err := m.Install(soon(t), units, rendered(t, s), true); err != nil {
+	if _, err := install(t, m, units, rendered(t, s), true); err != nil {
 		t.Fatal(err)
 	}
 	ctx := soon(t)
@@ -248,7 +248,7 @@ func TestARealSystemdTellsHowAKubeletFails(t *testing.T) {
 	if lost := LostFlags(e.Unit.Argv(os.ReadFile, "KUBELET_EXTRA_ARGS"), s.Args); len(lost) != 0 {
 		t.Errorf("lost: %q", lost)
 	}
-	if changed, err := m.Install(soon(t), units, rendered(t, s), true); err != nil || !changed {
+	if changed, err := install(t, m, units, rendered(t, s), true); err != nil || !changed {
 		t.Fatalf("changed %t, %v", changed, err)
 	}
 	if u, err := m.Unit(soon(t), KubeletUnit); err != nil || u.UnitFileState != "enabled" {

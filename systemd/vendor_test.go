@@ -121,7 +121,7 @@ func TestARealSystemdRunsOurKubeletInEveryKindOfUnit(t *testing.T) {
 
 			write(t, s.Condition, "x")
 			s.Binary, s.Alien, s.Read, s.Args = program, true, e.Read, []string{"--ours=1"}
-			if changed, err := m.Install(soon(t), units, rendered(t, s), true); err != nil || !changed {
+			if changed, err := install(t, m, units, rendered(t, s), true); err != nil || !changed {
 				t.Fatalf("changed %t, %v", changed, err)
 			}
 			u, err := m.Start(soon(t), KubeletUnit)
@@ -185,7 +185,7 @@ func TestARealSystemdTellsOfTheirMissingEnvironmentFile(t *testing.T) {
 	write(t, s.Condition, "x")
 	write(t, filepath.Join(units, KubeletUnit), "[Service]\nEnvironmentFile=/nonexistent\nExecStart=/usr/bin/kubelet\n")
 	s.Alien = true
-	if _, err := m.Install(soon(t), units, rendered(t, s), true); err != nil {
+	if _, err := install(t, m, units, rendered(t, s), true); err != nil {
 		t.Fatal(err)
 	}
 	u, err := m.Start(soon(t), KubeletUnit)
@@ -270,7 +270,7 @@ func TestEnvironmentFilesKeepTheirOrder(t *testing.T) {
 				}
 				s := service(true)
 				s.Read = e.Read
-				if _, err := m.Install(soon(t), units, rendered(t, s), false); err != nil {
+				if _, err := install(t, m, units, rendered(t, s), false); err != nil {
 					t.Fatal(err)
 				}
 				u, err := m.Unit(soon(t), KubeletUnit)
@@ -313,7 +313,7 @@ func TestARealSystemdRefusesToRunAMaskedKubelet(t *testing.T) {
 	if e, err := m.Existing(soon(t), units); fault.ReasonOf(err) != fault.UnitMasked {
 		t.Errorf("%+v, %v", e, err)
 	}
-	if _, err := m.Install(soon(t), units, rendered(t, service(false)), true); fault.ReasonOf(err) != fault.UnitMasked {
+	if _, err := install(t, m, units, rendered(t, service(false)), true); fault.ReasonOf(err) != fault.UnitMasked {
 		t.Errorf("install: %v", err)
 	}
 	if entries, err := os.ReadDir(filepath.Join(units, KubeletUnit+".d")); !os.IsNotExist(err) {

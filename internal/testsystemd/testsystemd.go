@@ -114,7 +114,7 @@ func (m *Manager) Existing(ctx context.Context, dir string) (systemd.Existing, e
 }
 
 // Install writes the files below dir and loads them.
-func (m *Manager) Install(ctx context.Context, dir string, r systemd.Rendered, enable bool) (changed bool, err error) {
+func (m *Manager) Install(ctx context.Context, dir string, _ systemd.Existing, r systemd.Rendered, enable bool) (changed bool, err error) {
 	if err := ctx.Err(); err != nil {
 		return false, err
 	}
