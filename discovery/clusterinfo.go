@@ -2,7 +2,6 @@ package discovery
 
 import (
 	"bytes"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -116,9 +115,9 @@ func readCluster(n *yaml.Node) (clusterEntry, error) {
 	if err != nil {
 		return none, err
 	}
-	ca, err := base64.StdEncoding.DecodeString(data)
+	ca, err := decodeCA(data)
 	if err != nil {
-		return none, fmt.Errorf("%s.certificate-authority-data is no base64: %w", at, err)
+		return none, fmt.Errorf("%s.certificate-authority-data %w", at, err)
 	}
 	return clusterEntry{server: e, ca: ca}, nil
 }

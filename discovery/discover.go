@@ -22,6 +22,9 @@ import (
 type Request struct {
 	Endpoints []Endpoint
 	Token     Token
+	// File names the cluster instead of Endpoints and Token; nil: they do. Its
+	// CAs need no pin; with pins, only pinned ones are trusted all the same.
+	File *File
 	// Pins decide which CAs are trusted. Without any,
 	// UnsafeSkipCAVerification must say that the token alone is enough.
 	Pins                     Pins
@@ -98,7 +101,8 @@ type Cluster struct {
 	// server takes, quoted, if no accepted CA is among them: then the kubelet
 	// needs another clientCAFile than the accepted CAs.
 	OtherClientCAs []string
-	TokenID        string    // whose signature was verified
+	TokenID        string    // whose signature was verified; empty with a discovery file
+	FileDigest     string    // of the discovery file; empty without one
 	ServerTime     time.Time // Date of the verified answer; zero if it had none
 	LocalTime      time.Time // when it was read
 	Requests       int       // sent to all endpoints together
@@ -113,6 +117,9 @@ func (d *Discoverer) Discover(ctx context.Context, req Request) (*Cluster, error
 	req, err := d.prepare(req)
 	if err != nil {
 		return nil, err
+	}
+	if req.File != nil {
+		return d.discoverFile(ctx, req)
 	}
 	d.shuffle(req.Endpoints)
 	var n counters
@@ -132,11 +139,15 @@ func (d *Discoverer) Discover(ctx context.Context, req Request) (*Cluster, error
 
 // prepare checks what can be checked before any traffic.
 func (d *Discoverer) prepare(req Request) (Request, error) {
-	if req.Token.IsZero() {
-		return req, fault.New(fault.TokenMissing, "no bootstrap token to verify cluster-info with")
-	}
 	req.Endpoints = distinct(req.Endpoints)
-	if len(req.Endpoints) == 0 {
+	switch {
+	case req.File != nil:
+	case req.Token.IsZero():
+		return req, fault.New(fault.TokenMissing, "no bootstrap token to verify cluster-info with")
+	case req.Token.Static():
+		return req, fault.New(fault.ConfigInvalid, "a static token cannot verify cluster-info").
+			WithHint("Use a bootstrap token (`kubeadm token create`), or give server and CA in a kubeconfig: key discoveryFile.")
+	case len(req.Endpoints) == 0:
 		return req, fault.New(fault.ConfigInvalid, "endpoints: none is configured")
 	}
 	if req.Server != "" {
@@ -197,7 +208,7 @@ func (d *Discoverer) attempt(ctx context.Context, req Request, e Endpoint, n *co
 	}
 	seen.Reached = StepRead
 	seen.CAs = reportAll(bundle, req.Pins)
-	accepted, dropped, err := accept(bundle, req.Pins, req.UnsafeSkipCAVerification)
+	accepted, dropped, err := accept(bundle, req.Pins, req.UnsafeSkipCAVerification, "cluster-info, signed with our token,")
 	if err != nil {
 		return nil, err
 	}
@@ -210,11 +221,14 @@ func (d *Discoverer) attempt(ctx context.Context, req Request, e Endpoint, n *co
 }
 
 // naming puts the endpoint before the cause and keeps reason, hint and wait.
-func naming(e Endpoint, err error) error {
+func naming(e Endpoint, err error) error { return keeping(err, "%s: %w", e, err) }
+
+// keeping is fmt.Errorf with reason, hint and wait of err kept.
+func keeping(err error, format string, args ...any) error {
 	if f, ok := fault.As(err); ok {
-		return &fault.Error{Reason: f.Reason, Err: fmt.Errorf("%s: %w", e, err), Hint: f.Hint, RetryAfter: f.RetryAfter}
+		return &fault.Error{Reason: f.Reason, Err: fmt.Errorf(format, args...), Hint: f.Hint, RetryAfter: f.RetryAfter}
 	}
-	return fmt.Errorf("%s: %w", e, err)
+	return fmt.Errorf(format, args...)
 }
 
 // conclude makes the Cluster out of the winner's finding and says aloud what an
@@ -224,6 +238,9 @@ func (d *Discoverer) conclude(ctx context.Context, req Request, f *finding, n *c
 		InfoServer: f.server.URL(), Endpoint: f.endpoint.String(), TokenID: req.Token.ID(),
 		OtherClientCAs: otherClientCAs(f.answer.asked, f.accepted),
 		CA:             encodeBundle(f.accepted), ServerTime: f.answer.date, LocalTime: f.answer.local,
+	}
+	if req.File != nil {
+		c.FileDigest, c.TokenID = req.File.Digest(), ""
 	}
 	log := d.log().WithField("endpoint", c.Endpoint)
 	for _, ca := range f.accepted {
@@ -239,7 +256,7 @@ func (d *Discoverer) conclude(ctx context.Context, req Request, f *finding, n *c
 		c.Expired = append(c.Expired, name)
 		log.WithFields(logrus.Fields{"ca": name, "notBefore": day(ca.NotBefore), "notAfter": day(ca.NotAfter)}).Warn("CA certificate is not valid at this time")
 	}
-	if req.Pins.Len() == 0 {
+	if req.Pins.Len() == 0 && req.File == nil {
 		log.WithField("pins", strings.Join(c.Pins, " ")).Warn("CA accepted without a pin, as unsafeSkipCAVerification says")
 	}
 	c.Server, c.Provisional = d.chooseServer(ctx, req, f)
@@ -257,6 +274,8 @@ func (d *Discoverer) chooseServer(ctx context.Context, req Request, f *finding) 
 	switch {
 	case req.Server != "":
 		return req.Server, false
+	case req.File != nil: // it has just answered
+		return f.server.URL(), false
 	case f.server.address() == f.endpoint.String(), d.reachable(ctx, req, f.server):
 		return f.server.URL(), false
 	}

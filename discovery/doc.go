@@ -9,9 +9,13 @@
 // accepted CAs. Several endpoints race; the first one that passed everything
 // wins, so that one hostile endpoint cannot decide.
 //
+// Where an operator hands out server and CA in a kubeconfig (File), there is
+// nothing to be signed: its CAs are held against the pins, if there are any, and
+// the server's chain against them.
+//
 // It never sends a credential, never follows a redirect, never reads what a
 // stranger sent in order to decide how to check it, and writes no file. The
 // token's secret leaves it by Token.Bearer alone.
 //
-//	Request{Endpoints, Token, Pins} --Discover--> Cluster{Server, CA, Endpoint}
+//	Request{Endpoints, Token, Pins} | Request{File, Pins} --Discover--> Cluster{Server, CA, Endpoint}
 package discovery

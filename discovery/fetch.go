@@ -36,11 +36,30 @@ type answer struct {
 	local time.Time // ours, when the answer's head was read
 }
 
-// fetch asks one endpoint for cluster-info, anonymously and over a connection
-// that nothing has verified. Nothing of what comes back is believed here; all
-// that is done is to bound it in bytes and seconds. The connection serves this
-// one request and is gone when fetch returns.
+// fetch asks one endpoint for cluster-info. Nothing of what comes back is
+// believed here; all that is done is to bound it in bytes and seconds.
 func (d *Discoverer) fetch(ctx context.Context, req Request, e Endpoint, n *counters, seen *EndpointReport) (*answer, error) {
+	return d.ask(ctx, req, e.URL()+clusterInfoPath, n, seen, func(ctx context.Context, resp *http.Response, a *answer) error {
+		if resp.StatusCode != http.StatusOK {
+			return refusal(resp, a)
+		}
+		body, err := readBody(resp, d.Limits.orDefaults().Body)
+		if err == nil {
+			err = ctx.Err() // a body without a length seems whole when we cut it
+		}
+		if err == nil {
+			a.data, err = parseConfigMap(body)
+		}
+		return err
+	})
+}
+
+// ask sends one anonymous request over a connection that nothing has verified,
+// and hands the answer to read. The connection serves this one request and is
+// gone when ask returns.
+func (d *Discoverer) ask(ctx context.Context, req Request, target string, n *counters, seen *EndpointReport,
+	read func(context.Context, *http.Response, *answer) error,
+) (*answer, error) {
 	lim := d.Limits.orDefaults()
 	ctx, cancel := context.WithTimeout(ctx, lim.Whole)
 	defer cancel()
@@ -50,9 +69,9 @@ func (d *Discoverer) fetch(ctx context.Context, req Request, e Endpoint, n *coun
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
 	defer client.CloseIdleConnections()
-	get, err := http.NewRequestWithContext(wire.trace(ctx, n), http.MethodGet, e.URL()+clusterInfoPath, nil)
+	get, err := http.NewRequestWithContext(wire.trace(ctx, n), http.MethodGet, target, nil)
 	if err != nil {
-		return nil, fmt.Errorf("cannot ask %s: %w", e, err)
+		return nil, fmt.Errorf("cannot ask %s: %w", target, err)
 	}
 	get.Header.Set("Accept", "application/json")
 	get.Header.Set("User-Agent", d.userAgent())
@@ -74,20 +93,11 @@ func (d *Discoverer) fetch(ctx context.Context, req Request, e Endpoint, n *coun
 	}
 	seen.ServerTime, seen.LocalTime = a.date, a.local
 	seen.Peer = reportAll(a.peer, Pins{})
-	if resp.StatusCode != http.StatusOK {
-		return nil, refusal(resp, a)
-	}
-	body, err := readBody(resp, lim.Body)
-	if err == nil {
-		err = ctx.Err() // a body without a length seems whole when we cut it
+	err = read(ctx, resp, a)
+	if _, known := fault.As(err); err != nil && !known {
+		err = wire.classify(ctx, err)
 	}
 	if err != nil {
-		if _, known := fault.As(err); known {
-			return nil, err
-		}
-		return nil, wire.classify(ctx, err)
-	}
-	if a.data, err = parseConfigMap(body); err != nil {
 		return nil, err
 	}
 	return a, nil

@@ -43,6 +43,9 @@ type Report struct {
 	Cluster    *Cluster         `json:"-"` // of the first endpoint that passed; nil if none did
 	Requests   int              `json:"requests"`
 	Handshakes int              `json:"handshakes"`
+	// File: a discovery file names the one endpoint and its CAs. Then the steps
+	// signed, read and accepted are not taken.
+	File bool `json:"file,omitempty"`
 }
 
 // EndpointReport is what one endpoint showed, as far as it came. A field beyond
@@ -79,6 +82,9 @@ func (d *Discoverer) Inspect(ctx context.Context, req Request) (*Report, error) 
 	req, err := d.prepare(req)
 	if err != nil {
 		return &Report{}, err
+	}
+	if req.File != nil {
+		return d.inspectFile(ctx, req)
 	}
 	var n counters
 	r := &Report{Endpoints: make([]EndpointReport, len(req.Endpoints))}

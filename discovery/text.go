@@ -3,6 +3,8 @@ package discovery
 import (
 	"crypto/x509"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"time"
 
@@ -50,3 +52,6 @@ func describe(c *x509.Certificate) string {
 }
 
 func day(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// sortedKeys makes what is told of a map the same each time.
+func sortedKeys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }

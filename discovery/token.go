@@ -13,12 +13,15 @@ import (
 const (
 	idLength     = 6
 	secretLength = 16
+	// maxBearer leaves room for a signed token of a service account.
+	maxBearer = 4096
 	// sampleSecret stands in much documentation and so in many clusters.
 	sampleSecret = "0123456789abcdef"
 )
 
-// Token is a bootstrap token, "abcdef.0123456789abcdef". Its secret never
-// shows by accident: every way of printing or marshalling gives the id and
+// Token is a bootstrap token, "abcdef.0123456789abcdef", or a static one, which
+// is a word without parts (see ParseBearer). Its secret never shows by accident:
+// every way of printing or marshalling gives the id, where it has one, and
 // "<redacted>". The zero value is no token.
 type Token struct {
 	// fmt prints an unexported field of somebody else's struct without asking
@@ -27,6 +30,7 @@ type Token struct {
 	parts **tokenParts
 }
 
+// A static token is all secret: its id is empty.
 type tokenParts struct{ id, secret string }
 
 // ParseToken reads a token as it stands in a file: one newline at its end is
@@ -47,20 +51,36 @@ func ParseToken(s string) (Token, error) {
 	return Token{&parts}, nil
 }
 
+// ParseBearer reads whatever an API server may take as a bearer: a bootstrap
+// token, or a static one as it stands in the file of --token-auth-file. A static
+// one has no id and signs nothing; it serves where the cluster is known already.
+func ParseBearer(s string) (Token, error) {
+	token, err := ParseToken(s)
+	if err == nil || fault.ReasonOf(err) == fault.TokenMissing {
+		return token, err
+	}
+	s = strings.TrimSuffix(strings.TrimSuffix(s, "\n"), "\r")
+	rule := brokenWordRule(s)
+	switch {
+	case rule != "":
+	case strings.ContainsFunc(s, func(r rune) bool { return r > 0x7f }):
+		rule = "has a character outside ASCII"
+	case len(s) > maxBearer:
+		rule = fmt.Sprintf("has %d characters; %d are the most", len(s), maxBearer)
+	}
+	if rule != "" {
+		return Token{}, fault.New(fault.ConfigInvalid, "the token %s", rule).
+			WithHint("A bearer token is one word of visible ASCII characters, without quotes around it.")
+	}
+	parts := &tokenParts{secret: s}
+	return Token{&parts}, nil
+}
+
 // brokenTokenRule says what is wrong with s, from the broadest fault to the
 // finest, in words that hold nothing of s; "" if it is a token.
 func brokenTokenRule(s string) string {
-	switch {
-	case strings.HasPrefix(s, "\ufeff"):
-		return "begins with a byte order mark"
-	case strings.ContainsAny(s, "\r\n"):
-		return "has more than one line"
-	case strings.ContainsAny(s, " \t"):
-		return "has white space in it"
-	case strings.ContainsAny(s, "\"'`"):
-		return "has quotes in it"
-	case strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }):
-		return "has a control character in it"
+	if rule := brokenWordRule(s); rule != "" {
+		return rule
 	}
 	id, secret, found := strings.Cut(s, ".")
 	switch {
@@ -80,10 +100,32 @@ func brokenTokenRule(s string) string {
 	return ""
 }
 
+// brokenWordRule says why s is not one word as people write it; "" if it is.
+func brokenWordRule(s string) string {
+	switch {
+	case strings.HasPrefix(s, "\ufeff"):
+		return "begins with a byte order mark"
+	case strings.ContainsAny(s, "\r\n"):
+		return "has more than one line"
+	case strings.ContainsAny(s, " \t"):
+		return "has white space in it"
+	case strings.ContainsAny(s, "\"'`"):
+		return "has quotes in it"
+	case strings.ContainsFunc(s, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return "has a control character in it"
+	}
+	return ""
+}
+
 // IsZero reports whether there is no token.
 func (t Token) IsZero() bool { return t.parts == nil }
 
-// ID returns the public half, the name of the token in the cluster.
+// Static reports whether this is a token without an id: one of
+// --token-auth-file, or of another authenticator of the API server.
+func (t Token) Static() bool { return !t.IsZero() && (*t.parts).id == "" }
+
+// ID returns the public half, the name of the token in the cluster; "" for a
+// static token.
 func (t Token) ID() string {
 	if t.IsZero() {
 		return ""
@@ -94,13 +136,17 @@ func (t Token) ID() string {
 // Bearer returns the whole token for an Authorization header. It is the only
 // way out of this type; a caller sends it on verified connections only.
 func (t Token) Bearer() string {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return ""
+	case t.Static():
+		return t.secret()
 	}
 	return (*t.parts).id + "." + t.secret()
 }
 
-// secret is the half that the signature is made with. The token is not zero.
+// secret is the half that the signature is made with, or the whole of a static
+// token. The token is not zero.
 func (t Token) secret() string { return (*t.parts).secret }
 
 // Equal compares two tokens in constant time.
@@ -111,7 +157,7 @@ func (t Token) Equal(u Token) bool {
 // Weak says why the secret is easy to guess, or "". The signature that it makes
 // over cluster-info is public, so a guess can be tried without asking anybody.
 func (t Token) Weak() string {
-	if t.IsZero() {
+	if t.IsZero() || t.Static() { // a static token signs nothing
 		return ""
 	}
 	s := t.secret()
@@ -136,10 +182,13 @@ func (t Token) Weak() string {
 	return ""
 }
 
-// String returns "abcdef.<redacted>".
+// String returns "abcdef.<redacted>", or "<redacted>" for a static token.
 func (t Token) String() string {
-	if t.IsZero() {
+	switch {
+	case t.IsZero():
 		return "<none>"
+	case t.Static():
+		return "<redacted>"
 	}
 	return (*t.parts).id + ".<redacted>"
 }

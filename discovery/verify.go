@@ -12,13 +12,14 @@ import (
 
 // accept decides which CAs of a signed bundle are trusted. With pins: the
 // pinned ones, the others are dropped. A signature alone is not enough for an
-// unpinned one beside them: everybody who was ever given the token can sign.
-func accept(bundle []*x509.Certificate, pins Pins, unsafeSkip bool) (accepted, dropped []*x509.Certificate, err error) {
+// unpinned one beside them: everybody who was ever given the token can sign. by
+// is who shows the bundle.
+func accept(bundle []*x509.Certificate, pins Pins, unsafeSkip bool, by string) (accepted, dropped []*x509.Certificate, err error) {
 	switch {
 	case pins.Len() == 0 && unsafeSkip:
 		return bundle, nil, nil
 	case pins.Len() == 0:
-		return nil, bundle, fault.New(fault.PinRequired, "no CA pin is configured; cluster-info, signed with our token, shows %s", describeAll(bundle)).
+		return nil, bundle, fault.New(fault.PinRequired, "no CA pin is configured; %s shows %s", by, describeAll(bundle)).
 			WithHint("Compare with a pin taken on the control plane (%s), then configure caCertHashes: [%s]", pinCommand, pasteable(bundle))
 	}
 	for _, c := range bundle {
@@ -37,7 +38,7 @@ func accept(bundle []*x509.Certificate, pins Pins, unsafeSkip bool) (accepted, d
 			why = "; " + w
 		}
 	}
-	return nil, bundle, fault.New(fault.CAPinMismatch, "no CA of the cluster has a configured pin; cluster-info, signed with our token, shows %s%s", describeAll(bundle), why).
+	return nil, bundle, fault.New(fault.CAPinMismatch, "no CA of the cluster has a configured pin; %s shows %s%s", by, describeAll(bundle), why).
 		WithHint("If the CA was really replaced, compare with a pin taken on the control plane (%s), then configure caCertHashes: [%s]", pinCommand, pasteable(bundle))
 }
 

@@ -37,7 +37,7 @@ func TestAcceptPrunesToThePinned(t *testing.T) {
 		"pins decide over unsafe":       {certs(a, other), pinsOf(a), true, certs(a), certs(other)},
 	} {
 		t.Run(name, func(t *testing.T) {
-			accepted, dropped, err := accept(tc.bundle, tc.pins, tc.unsafe)
+			accepted, dropped, err := accept(tc.bundle, tc.pins, tc.unsafe, "x")
 			if err != nil || !slices.Equal(accepted, tc.accepted) || !slices.Equal(dropped, tc.dropped) {
 				t.Errorf("accepted %d, dropped %d, %v", len(accepted), len(dropped), err)
 			}
@@ -58,7 +58,7 @@ func TestAcceptRefusesAndShowsPinsReadyToPaste(t *testing.T) {
 		"a pin of the whole cert only": {Pins{list: []Pin{sha256.Sum256(a.cert.Raw)}}, false, fault.CAPinMismatch},
 	} {
 		t.Run(name, func(t *testing.T) {
-			accepted, _, err := accept(certs(a), tc.pins, tc.unsafe)
+			accepted, _, err := accept(certs(a), tc.pins, tc.unsafe, "x")
 			wantReason(t, err, tc.want, SPKIPin(a.cert), `"CN=a"`)
 			if accepted != nil {
 				t.Error("something was accepted")
@@ -73,7 +73,7 @@ func TestAcceptRefusesAndShowsPinsReadyToPaste(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, _, err = accept(certs(a), pins, false)
+	_, _, err = accept(certs(a), pins, false, "x")
 	wantReason(t, err, fault.CAPinMismatch, "hash of the whole certificate")
 }
 
