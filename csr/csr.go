@@ -32,6 +32,8 @@ import (
 // it is one of the connection; what 403, 404 and 409 mean is decided here.
 type API interface {
 	CreateCSR(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error)
+	// TryCSR is CreateCSR as a dry run: nothing is stored.
+	TryCSR(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error)
 	GetCSR(ctx context.Context, name string) (*certificatesv1.CertificateSigningRequest, error)
 	WatchCSR(ctx context.Context, name, resourceVersion string) (watch.Interface, error)
 	Allowed(ctx context.Context, what authorizationv1.ResourceAttributes) (bool, error)
@@ -46,7 +48,8 @@ type Target struct {
 	API      API
 	NodeName string
 	// Requester is who we are to the server: "system:bootstrap:<token id>", or
-	// "system:node:<name>" where the node's own certificate asks.
+	// "system:node:<name>" where the node's own certificate asks. Empty: only the
+	// server knows (a static token); it is asked where that decides something.
 	Requester string
 }
 
@@ -176,7 +179,11 @@ func (w *waiter) submit(ctx context.Context) error {
 		if err != nil {
 			return w.refused(ctx, err)
 		}
-		if err := w.q.adoptable(existing, w.t.Requester); err != nil {
+		requester, err := w.requester(ctx, existing)
+		if err != nil {
+			return err
+		}
+		if err := w.q.adoptable(existing, requester); err != nil {
 			return unusable{err}
 		}
 		w.begin(existing, true)
@@ -184,6 +191,28 @@ func (w *waiter) submit(ctx context.Context) error {
 		return nil
 	}
 	return w.gone("is deleted whenever it is made")
+}
+
+// requester returns who we are to the server, where an undecided request makes
+// that matter. The server writes the name of whoever asks into each request, also
+// in a dry run of our own create: that needs no other right and no other API than
+// the create itself. A server that does not take dry runs leaves it unknown, and
+// then the request there is not adopted.
+func (w *waiter) requester(ctx context.Context, there *certificatesv1.CertificateSigningRequest) (string, error) {
+	if s, _ := judge(there); w.t.Requester != "" || s != pending {
+		return w.t.Requester, nil
+	}
+	try := w.q.object()
+	try.Name, try.GenerateName = "", namePrefix
+	tried, err := w.t.API.TryCSR(ctx, try)
+	switch {
+	case err == nil:
+		return tried.Spec.Username, nil
+	case fault.ReasonOf(err) != "" || ctx.Err() != nil:
+		return "", err // of the connection: it is asked again
+	}
+	w.log().WithError(err).Debug("the server does not tell who we are")
+	return "", nil
 }
 
 // refused gives an answer to create or read its reason. The answers of the

@@ -45,11 +45,13 @@ type fakeAPI struct {
 	version int
 	creates []string
 	gets    int
+	tries   int
 	watches []string // the resourceVersions watched from
 	reviews []authorizationv1.ResourceAttributes
 	streams []*fakeStream
 
 	onCreate func(*certificatesv1.CertificateSigningRequest) error
+	onTry    func() error
 	onGet    func(context.Context) error
 	onWatch  func(context.Context, int) error
 	onReview func(context.Context) (bool, error)
@@ -86,6 +88,20 @@ func (f *fakeAPI) CreateCSR(_ context.Context, in *certificatesv1.CertificateSig
 	o.Spec.Username = requester
 	f.put(o)
 	return o.DeepCopy(), nil
+}
+
+func (f *fakeAPI) TryCSR(_ context.Context, in *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.tries++
+	if f.onTry != nil {
+		if err := f.onTry(); err != nil {
+			return nil, err
+		}
+	}
+	o := in.DeepCopy()
+	o.Spec.Username = requester
+	return o, nil
 }
 
 // put stores an object as a new one. The caller holds mu, or nobody runs yet.
@@ -281,6 +297,11 @@ type attempt struct {
 
 func start(t *testing.T, api *fakeAPI, dir string) *attempt {
 	t.Helper()
+	return startAs(t, api, dir, requester)
+}
+
+func startAs(t *testing.T, api *fakeAPI, dir, who string) *attempt {
+	t.Helper()
 	a := &attempt{fakeAPI: api, done: make(chan struct{})}
 	a.r = &Requester{KeyPath: filepath.Join(dir, "kubelet-client.key"), OnProgress: func(p Progress) {
 		api.mu.Lock()
@@ -292,7 +313,7 @@ func start(t *testing.T, api *fakeAPI, dir string) *attempt {
 	t.Cleanup(cancel)
 	go func() {
 		defer close(a.done)
-		a.got, a.err = a.r.Request(ctx, Target{API: api, NodeName: node, Requester: requester})
+		a.got, a.err = a.r.Request(ctx, Target{API: api, NodeName: node, Requester: who})
 	}()
 	synctest.Wait()
 	return a

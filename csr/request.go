@@ -23,6 +23,7 @@ const (
 	requestBlock = "CERTIFICATE REQUEST"
 	userPrefix   = "system:node:"
 	nodesGroup   = "system:nodes"
+	namePrefix   = "node-csr-"
 )
 
 // usages are exactly what the approver wants for a key that is no RSA key: one
@@ -74,7 +75,7 @@ func digestName(public []byte, user string, groups []string, usages []certificat
 	for _, u := range usages {
 		write([]byte(u))
 	}
-	return "node-csr-" + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+	return namePrefix + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
 // object is the request as it is sent. No lifetime is asked for: the signer's
@@ -102,11 +103,15 @@ func (q *request) adoptable(there *certificatesv1.CertificateSigningRequest, req
 	}
 	// The approver judges whoever created the request, so an undecided one of
 	// another token may wait for ever where ours would pass.
-	if state == pending && there.Spec.Username != requester {
-		return fault.New(fault.CSRFailed, "certificate signing request %s is undecided and was made by %s, not by %s",
-			q.name, fault.Quote(there.Spec.Username), requester)
+	switch {
+	case state != pending || requester != "" && there.Spec.Username == requester:
+		return nil
+	case requester == "":
+		return fault.New(fault.CSRFailed, "certificate signing request %s is undecided and was made by %s; whether that is us is not known",
+			q.name, fault.Quote(there.Spec.Username))
 	}
-	return nil
+	return fault.New(fault.CSRFailed, "certificate signing request %s is undecided and was made by %s, not by %s",
+		q.name, fault.Quote(there.Spec.Username), fault.Quote(requester))
 }
 
 func (q *request) same(there *certificatesv1.CertificateSigningRequest) error {

@@ -61,6 +61,11 @@ var rooms = []room{
 		reason: "tests of kubelet against client-go's own code, apart because that links a lot",
 	},
 	{
+		folder: "discovery/compat",
+		tests:  []string{"discovery"},
+		reason: "tests of discovery against client-go's own code, apart because that links a lot",
+	},
+	{
 		folder: "systemd",
 		knows:  []string{"internal/atomicfile", "internal/fault"},
 		reason: "it knows units, not what a kubelet is",
@@ -130,7 +135,7 @@ var libraries = []library{
 	{path: "k8s.io/client-go", in: []string{"internal/apiclient"}, tests: []string{"internal/testapi"}, reason: "one package knows the client library; its retries, caches and rate limits stay there"},
 	{path: "k8s.io/client-go/util/certificate", tests: []string{"kubelet/compat", "test/..."}, reason: "tests only: the oracle for the layout of the kubelet's FileStore; its writers are not atomic"},
 	{path: "k8s.io/client-go/util/cert", tests: []string{"kubelet/compat"}, reason: "tests only: the oracle for the kubelet's serving pair; its own are two RSA keys, made while the node waits"},
-	{path: "k8s.io/client-go/tools/clientcmd", tests: []string{"kubelet/compat", "discovery"}, reason: "tests only: the oracle for kubeconfigs; it obeys exec and file entries that a stranger may have written"},
+	{path: "k8s.io/client-go/tools/clientcmd", tests: []string{"kubelet/compat", "discovery/compat"}, reason: "tests only: the oracle for kubeconfigs; it obeys exec and file entries that a stranger may have written"},
 	{path: "k8s.io/klog/v2", in: []string{"internal/apiclient"}, reason: "client-go speaks through it, past our logger; it is held where client-go is"},
 	{path: "k8s.io/cluster-bootstrap", tests: []string{"discovery", "internal/testapi"}, reason: "tests only: the oracle for signatures; it would bring an obsolete JOSE library"},
 	{path: "k8s.io/api", in: []string{"agent", "csr", "kubelet", "internal/apiclient", "internal/testapi"}, tests: anywhere, reason: "types of the objects that are sent and seen; discovery reads a stranger's bytes with structs of its own"},

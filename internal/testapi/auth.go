@@ -24,6 +24,13 @@ type Token struct {
 	Groups []string
 }
 
+// StaticToken is a line of the file of --token-auth-file.
+type StaticToken struct {
+	Token  string   // any word
+	User   string   // its name
+	Groups []string // nil: system:bootstrappers, as clusters made by hand have it
+}
+
 // authState is who may come in and what they may do; under the server's lock.
 type authState struct {
 	anonymous, tokenAuth       bool
@@ -33,6 +40,7 @@ type authState struct {
 	infoForbidden              bool
 	kubeletConfigForbidden     bool
 	tokens                     map[string]Token
+	static                     map[string]StaticToken
 }
 
 // identity is who a request comes from, after authentication.
@@ -87,6 +95,13 @@ func (s *Server) DeleteToken(id string) {
 		s.refreshClusterInfo()
 	})
 }
+
+// AddStaticToken adds a line to the file of static tokens. (A real API server
+// reads that file only when it starts.)
+func (s *Server) AddStaticToken(t StaticToken) { s.set(func() { s.auth.static[t.Token] = t }) }
+
+// DeleteStaticToken takes a line away.
+func (s *Server) DeleteStaticToken(token string) { s.set(func() { delete(s.auth.static, token) }) }
 
 // Anonymous switches anonymous access; off answers 401.
 func (s *Server) Anonymous(on bool) { s.set(func() { s.auth.anonymous = on }) }
@@ -164,6 +179,13 @@ func (s *Server) byCertificate(chain []*x509.Certificate) (identity, bool) {
 }
 
 func (s *Server) byToken(bearer string) (identity, bool) {
+	if t, ok := s.auth.static[bearer]; ok {
+		groups := t.Groups
+		if groups == nil {
+			groups = []string{bootstrapGroup}
+		}
+		return identity{name: t.User, groups: append(slices.Clone(groups), "system:authenticated")}, true
+	}
 	id, secret, err := splitToken(bearer)
 	if err != nil || !s.auth.tokenAuth {
 		return identity{}, false

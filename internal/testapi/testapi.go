@@ -144,7 +144,7 @@ func New(o Options) (*Server, error) {
 // prepare builds everything that needs the address but no traffic.
 func (s *Server) prepare() error {
 	s.store = newStore()
-	s.auth = authState{anonymous: true, tokenAuth: true, nodeClient: true, selfNodeClient: true, tokens: map[string]Token{}}
+	s.auth = authState{anonymous: true, tokenAuth: true, nodeClient: true, selfNodeClient: true, tokens: map[string]Token{}, static: map[string]StaticToken{}}
 	s.info = infoState{signing: true, jws: map[string]string{}}
 	s.signer = signerState{approve: true, sign: true}
 	s.chaos = chaosState{counts: map[string]int{}, refused: map[string]bool{}}
