@@ -24,6 +24,9 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 	var beside sync.WaitGroup
 	defer beside.Wait()
 	beside.Go((&csr.Requester{KeyPath: a.cfg.Paths.PendingKey()}).PrepareKey)
+	if a.cfg.Discovery != nil {
+		return a.discoverByFile(ctx)
+	}
 	for {
 		token, from, more, err := a.token()
 		if err != nil {
@@ -50,6 +53,46 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 		}
 		return a.accept(cluster)
 	}
+}
+
+// discoverByFile takes the cluster from the discovery file. Only the server is
+// asked to show itself; the token is looked for all the same, because without
+// one there is nothing to do next.
+func (a *Agent) discoverByFile(ctx context.Context) error {
+	file, err := a.cfg.Discovery.Read()
+	if err == nil {
+		_, _, _, err = a.token()
+	}
+	if err != nil {
+		return fmt.Errorf("cannot discover the cluster: %w", err)
+	}
+	var cluster *discovery.Cluster
+	err = a.stepped(StepDiscover, func() (string, error) {
+		cluster, err = a.deps.Discoverer.Discover(ctx, discovery.Request{File: file, Pins: a.cfg.Pins, Server: a.cfg.Server, Proxy: a.cfg.Proxy})
+		return "from " + a.cfg.Discovery.Path, err
+	})
+	if err != nil {
+		return err // it says itself what could not be done
+	}
+	return a.accept(cluster)
+}
+
+// requesterOf is who the API server takes the token's bearer for; "" where only
+// the server knows.
+func requesterOf(token discovery.Token) string {
+	if token.Static() {
+		return ""
+	}
+	return "system:bootstrap:" + token.ID()
+}
+
+// explainStatic gives a refused static token its own remedy: that of bootstrap
+// tokens would lead to another place.
+func explainStatic(token discovery.Token, err error) error {
+	if f, ok := fault.As(err); ok && f.Reason == fault.TokenRejected && token.Static() {
+		return f.WithHint("This is no bootstrap token, so the API server has to know it as it is: check the file of its --token-auth-file, which it reads only when it starts.")
+	}
+	return err
 }
 
 // tokenRefused remembers a token that the cluster does not take.
@@ -94,7 +137,7 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 	if err != nil {
 		return fmt.Errorf("cannot request a certificate: %w", err)
 	}
-	if !a.trust.serves(a.cfg, token.ID()) {
+	if !a.trust.serves(a.cfg, token.ID(), a.fileDigest()) {
 		return nil // the token was changed a moment ago: look again
 	}
 	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA), Bearer: token})
@@ -118,7 +161,8 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 				a.progress(p, o)
 			},
 		}
-		credentials, err = requester.Request(ctx, csr.Target{API: api, NodeName: a.cfg.NodeName, Requester: "system:bootstrap:" + token.ID()})
+		credentials, err = requester.Request(ctx, csr.Target{API: api, NodeName: a.cfg.NodeName, Requester: requesterOf(token)})
+		err = explainStatic(token, err)
 		return "", err
 	})
 	if err != nil {

@@ -90,7 +90,10 @@ type memory struct {
 	renewal       *pendingAsked // its request for an overdue renewal
 	caOffered     []string
 	serverOffered string // by cluster-info, other than the one accepted
+	caFromFile    bool   // it is the discovery file that shows caOffered
 	caClosed      bool
+	file          *discovery.File // the discovery file as it could be read last
+	leftovers     []Leftover
 	lookForDrift  bool     // compare the unit with what would be written now
 	renderDrift   []string // what that showed last
 	lastUnitStart time.Duration

@@ -27,7 +27,8 @@ const (
 // name, not "empty means host name").
 type Config struct {
 	Endpoints                []discovery.Endpoint
-	Tokens                   []TokenSource // asked in this order; the next one when one is refused
+	Discovery                *DiscoveryFile // names the cluster instead of Endpoints; nil: they do
+	Tokens                   []TokenSource  // asked in this order; the next one when one is refused
 	Pins                     discovery.Pins
 	UnsafeSkipCAVerification bool
 	Server                   string                           // overrides the server of cluster-info; empty: cluster-info decides

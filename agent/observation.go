@@ -16,7 +16,8 @@ type Observation struct {
 	// Pair is the node's identity in the kubelet's FileStore.
 	Pair Pair
 	// Trust: a trusted cluster is in memory, or in a trust.json made under the
-	// same endpoints, pins and token id.
+	// same endpoints, pins and token id, or with the same discovery file. Only
+	// looked at without a usable pair.
 	Trust bool
 	// Files are the CA, the kubelet config and the kubeconfig.
 	Files Files
@@ -38,6 +39,12 @@ type Observation struct {
 	// ServerOffered is the server that cluster-info names now, if it is neither
 	// the one that it named when it was accepted nor the one in use.
 	ServerOffered string
+	// ServerFromFile: it is not cluster-info that names it but the discovery file.
+	ServerFromFile bool
+	// CAFromFile: it is not cluster-info that shows them but the discovery file.
+	CAFromFile bool
+	// Leftovers are kubeconfigs with a token that nobody needs any more.
+	Leftovers []Leftover
 	// CARefreshClosed: cluster-info cannot be read any more.
 	CARefreshClosed bool
 	// ConfigError: the config file has become bad; the last good one is in use.
@@ -182,14 +189,25 @@ func notesOf(o Observation) []Note {
 		add(fault.ServingCertificatePending, "the kubelet has no serving certificate from the cluster yet"+o.Serving.Request.clause())
 		hint(o.Serving.Request.approve())
 	}
+	shows := "cluster-info"
+	if o.CAFromFile {
+		shows = "the discovery file"
+	}
 	for _, pin := range o.CAOffered {
-		add(fault.CAOffered, "cluster-info shows a CA that this node does not hold: "+pin)
+		add(fault.CAOffered, shows+" shows a CA that this node does not hold: "+pin)
 	}
 	if o.ServerOffered != "" {
-		add(fault.ServerOffered, "cluster-info names another server than this node uses: "+fault.Quote(o.ServerOffered))
+		names := "cluster-info"
+		if o.ServerFromFile {
+			names = "the discovery file"
+		}
+		add(fault.ServerOffered, names+" names another server than this node uses: "+fault.Quote(o.ServerOffered))
 	}
 	if o.CARefreshClosed {
-		add(fault.CARefreshUnavailable, "cluster-info cannot be read anonymously")
+		add(fault.CARefreshUnavailable, "cluster-info cannot be read anonymously, and there is no discovery file to read instead")
+	}
+	for _, left := range o.Leftovers {
+		notes = append(notes, Note{Reason: fault.TokenLeftBehind, Message: left.Path + " still holds a token, which a joined node does not need", Hint: left.Remedy})
 	}
 	for _, name := range append(append([]string(nil), o.Files.Drifted...), o.Unit.Drifted...) {
 		add(fault.Drifted, name+" is not what the agent wrote; it is left as it is")

@@ -23,16 +23,20 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	if err != nil {
 		return Observation{}, fmt.Errorf("cannot look at the kubelet's files: %w", err)
 	}
+	pair := a.pairState(seen.Pair, now)
 	o := Observation{
-		Pair:        a.pairState(seen.Pair, now),
-		Trust:       a.trustServes(),
+		Pair:        pair,
+		Trust:       pair != PairUsable && a.trustServes(), // else nobody asks, and it costs reading files
 		Files:       a.filesState(seen),
 		Node:        a.memory.node,
 		CAOffered:   a.memory.caOffered,
+		CAFromFile:  a.memory.caFromFile,
+		Leftovers:   a.memory.leftovers,
 		ConfigError: a.configErr,
 
 		CARefreshClosed: a.memory.caClosed,
 		ServerOffered:   a.memory.serverOffered,
+		ServerFromFile:  a.cfg.Discovery != nil,
 	}
 	o.NewPair = a.hasNewPair()
 	unit, err := a.lookAtUnit(ctx, nextPhase(o))
@@ -111,7 +115,7 @@ func (a *Agent) trustServes() bool {
 		return false
 	}
 	token, _, _, err := a.token()
-	return err == nil && a.trust.serves(a.cfg, token.ID())
+	return err == nil && a.trust.serves(a.cfg, token.ID(), a.fileDigest())
 }
 
 // filesState sorts the files into healthy, damaged and edited.
@@ -234,11 +238,11 @@ func (a *Agent) noteUnit(unit systemd.Unit) {
 // the one that is configured now) counts as none: the request is made again and
 // replaces it.
 func (a *Agent) hasNewPair() bool {
-	if a.trust != nil && !a.trust.sameGrounds(a.cfg) {
+	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
+	if err != nil || a.trust != nil && !a.trust.sameGrounds(a.cfg, a.fileDigest()) {
 		return false
 	}
-	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
-	return err == nil && kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable
+	return kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable
 }
 
 // health asks the kubelet's health endpoint, at the address of the effective

@@ -32,6 +32,9 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 	s.Cluster = nil
 	if a.trust != nil {
 		s.Cluster = &ClusterStatus{Server: a.trust.Server, Provisional: a.trust.Provisional, Endpoint: a.trust.Endpoint, CAPins: a.trust.CAPins}
+		if a.trust.DiscoveryFile != "" && a.cfg.Discovery != nil {
+			s.Cluster.DiscoveryFile = a.cfg.Discovery.Path
+		}
 		s.Node.UID = a.trust.NodeUID
 	}
 	a.describeUnit(unit)

@@ -34,13 +34,13 @@ func TestTrustServesOnlyOnItsOwnGrounds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := cfg
 			tc.change(&c)
-			if got := record.serves(c, tc.token); got != tc.want {
+			if got := record.serves(c, tc.token, ""); got != tc.want {
 				t.Errorf("got %t", got)
 			}
 		})
 	}
 	var none *Trust
-	if none.serves(cfg, "abcdef") {
+	if none.serves(cfg, "abcdef", "") {
 		t.Error("no record serves")
 	}
 }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
@@ -74,6 +75,10 @@ func (a *Agent) takeReload() {
 	}
 	a.wallet.refused = nil
 	a.memory.lookForDrift = true
+	a.memory.file = nil
+	if a.cfg.Discovery != nil {
+		a.memory.nextAPICheck = time.Time{} // the file may show another CA
+	}
 	a.memory.admitted = 0
 	a.awaited = nil // another endpoint may be named now
 	a.retry.reset()

@@ -25,6 +25,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		// From here on next to nothing is done; what the join needed goes back.
 		a.giveBack()
 	}
+	lookForTokens := len(a.memory.leftovers) > 0 // so that one that was removed is not told of
 	if a.memory.lookForDrift && !a.manifest.Started.isZero() {
 		a.memory.lookForDrift = false
 		a.memory.renderDrift = a.renderDrift(ctx)
@@ -33,6 +34,11 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 				o.Unit.Drifted = append(o.Unit.Drifted, path)
 			}
 		}
+		lookForTokens = true
+	}
+	if lookForTokens {
+		a.memory.leftovers = Leftovers(a.cfg.Paths, a.cfg.Discovery)
+		o.Leftovers = a.memory.leftovers
 	}
 	if a.memory.eager == 0 && a.unasked(o) {
 		a.memory.nextAPICheck = now // something new is seen here: what does the API know of it?
@@ -147,6 +153,7 @@ func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 
 // askClusterInfo notes CAs that the cluster shows and this node does not hold,
 // and a server that is not the one that was accepted.
+// Where anonymous access is closed the discovery file is read instead.
 func (a *Agent) askClusterInfo(ctx context.Context) error {
 	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA)})
 	if err != nil {
@@ -156,7 +163,7 @@ func (a *Agent) askClusterInfo(ctx context.Context) error {
 	text, err := api.ClusterInfo(ctx)
 	var unauthorized *apiclient.Unauthorized
 	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || errors.As(err, &unauthorized) {
-		a.memory.caClosed = true
+		a.memory.caClosed = !a.fileOffers()
 		return nil
 	}
 	if err != nil {
@@ -167,16 +174,10 @@ func (a *Agent) askClusterInfo(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot read the cluster's bundle: %w", err)
 	}
-	a.memory.caOffered = nil
-	for _, pin := range offered.Pins {
-		if !contains(a.trust.CAPins, pin) && !contains(a.trust.DroppedPins, pin) {
-			a.memory.caOffered = append(a.memory.caOffered, pin)
-		}
+	if a.cfg.Discovery != nil {
+		offered.Server = a.fileServer() // that is who names it
 	}
-	a.memory.serverOffered = ""
-	if a.cfg.Server == "" && offered.Server != a.trust.InfoServer && offered.Server != a.trust.Server {
-		a.memory.serverOffered = offered.Server
-	}
+	a.offered(offered, false)
 	return nil
 }
 
@@ -223,6 +224,9 @@ func Survey(ctx context.Context, cfg Config, deps Deps) (Status, error) {
 	// usable pair is taken for a node.
 	obs.LeaseRenewed = obs.Healthy
 	a.status.Phase = nextPhase(obs)
+	if obs.Leftovers = nil; a.status.Phase == Joined {
+		obs.Leftovers = Leftovers(cfg.Paths, cfg.Discovery)
+	}
 	a.status.Notes = notesOf(obs)
 	a.status.Time = deps.Clock.Now().UTC()
 	a.status.Version, a.status.BootID = deps.Version, deps.Machine.BootID

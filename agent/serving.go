@@ -200,7 +200,7 @@ func (a *Agent) heard(o *Observation) {
 		a.memory.renewal = &pendingAsked{unknown: true}
 	}
 	o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
-	o.ServerOffered = a.memory.serverOffered
+	o.ServerOffered, o.CAFromFile = a.memory.serverOffered, a.memory.caFromFile
 	if automatic := a.manifest.RenewalAutomatic; automatic != nil {
 		o.Renewal.NotAutomatic = !*automatic
 	}

@@ -45,10 +45,12 @@ type NodeStatus struct {
 
 // ClusterStatus is the cluster that was accepted.
 type ClusterStatus struct {
-	Server      string   `json:"server"`
-	Provisional bool     `json:"provisional,omitempty"` // cluster-info's own server could not be reached
-	Endpoint    string   `json:"endpoint,omitempty"`    // where cluster-info was read
-	CAPins      []string `json:"caPins"`
+	Server      string `json:"server"`
+	Provisional bool   `json:"provisional,omitempty"` // cluster-info's own server could not be reached
+	Endpoint    string `json:"endpoint,omitempty"`    // where cluster-info was read
+	// DiscoveryFile is the path of the file that names the cluster.
+	DiscoveryFile string   `json:"discoveryFile,omitempty"`
+	CAPins        []string `json:"caPins"`
 }
 
 // CSRStatus is the certificate signing request that waits, or waited last.

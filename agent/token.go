@@ -37,12 +37,23 @@ func TokenCredential(dir string) TokenSource {
 	return tokenFile{path: filepath.Join(dir, CredentialName)}
 }
 
+// AnyBearer lets a source of this package hold a static token, too: where a
+// discovery file names the cluster, the token only has to be a bearer.
+func AnyBearer(s TokenSource) TokenSource {
+	if f, ok := s.(tokenFile); ok {
+		f.bearer = true
+		return f
+	}
+	return s
+}
+
 // TokenInline is the token from the config file itself.
 func TokenInline(token discovery.Token) TokenSource { return tokenInline{token} }
 
 type tokenFile struct {
 	path    string
 	private bool
+	bearer  bool // a static token is taken, too
 }
 
 func (f tokenFile) Name() string {
@@ -65,7 +76,11 @@ func (f tokenFile) Read() (discovery.Token, error) {
 	if len(bytes.TrimSpace(data)) == 0 {
 		return discovery.Token{}, fmt.Errorf("%s is empty: %w", f.Name(), fs.ErrNotExist)
 	}
-	token, err := discovery.ParseToken(string(data))
+	parse := discovery.ParseToken
+	if f.bearer {
+		parse = discovery.ParseBearer
+	}
+	token, err := parse(string(data))
 	if err != nil {
 		return discovery.Token{}, fault.New(fault.ConfigInvalid, "%s: %w", f.Name(), err)
 	}

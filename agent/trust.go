@@ -22,6 +22,9 @@ type Trust struct {
 	Pins       []string `json:"pins,omitempty"`
 	UnsafeSkip bool     `json:"unsafeSkipCAVerification,omitempty"`
 	TokenID    string   `json:"tokenID"`
+	// DiscoveryFile is the digest of what the discovery file says of server and
+	// CA; no endpoint and no token is a ground beside it.
+	DiscoveryFile string `json:"discoveryFile,omitempty"`
 
 	// What was accepted.
 	Server      string   `json:"server"`
@@ -44,7 +47,7 @@ type Trust struct {
 // newTrust records what discovery accepted.
 func newTrust(cfg Config, cluster *discovery.Cluster, machine Machine) *Trust {
 	t := &Trust{
-		UnsafeSkip: cfg.UnsafeSkipCAVerification, TokenID: cluster.TokenID,
+		UnsafeSkip: cfg.UnsafeSkipCAVerification, TokenID: cluster.TokenID, DiscoveryFile: cluster.FileDigest,
 		Server: cluster.Server, InfoServer: cluster.InfoServer, Provisional: cluster.Provisional,
 		Endpoint: cluster.Endpoint, CA: string(cluster.CA), CAPins: cluster.Pins, DroppedPins: cluster.DroppedPins, ClientCAs: cluster.OtherClientCAs,
 		NodeName: cfg.NodeName, Machine: machine,
@@ -64,13 +67,17 @@ func grounds(cfg Config) (endpoints, pins []string) {
 }
 
 // serves says whether the record may be used to join with this config and this
-// token: made under the same endpoints, pins, server and token id.
-func (t *Trust) serves(cfg Config, tokenID string) bool {
-	return t != nil && t.TokenID == tokenID && t.sameGrounds(cfg)
+// token: made under the same endpoints, pins, server and token id, or with the
+// same content of the discovery file (file is its digest).
+func (t *Trust) serves(cfg Config, tokenID, file string) bool {
+	return t != nil && (file != "" || t.TokenID == tokenID) && t.sameGrounds(cfg, file)
 }
 
 // sameGrounds is serves without the token.
-func (t *Trust) sameGrounds(cfg Config) bool {
+func (t *Trust) sameGrounds(cfg Config, file string) bool {
+	if t.DiscoveryFile != file {
+		return false
+	}
 	if t.NodeName != cfg.NodeName || t.UnsafeSkip != cfg.UnsafeSkipCAVerification {
 		return false
 	}

@@ -54,10 +54,11 @@ const (
 
 	ServingCertificatePending Reason = "ServingCertificatePending"
 
-	NodeDeleted    Reason = "NodeDeleted"
-	NodeNotReady   Reason = "NodeNotReady"
-	KubeletStopped Reason = "KubeletStopped"
-	Drifted        Reason = "Drifted"
+	NodeDeleted     Reason = "NodeDeleted"
+	NodeNotReady    Reason = "NodeNotReady"
+	KubeletStopped  Reason = "KubeletStopped"
+	TokenLeftBehind Reason = "TokenLeftBehind"
+	Drifted         Reason = "Drifted"
 )
 
 var table = []Entry{
@@ -81,7 +82,7 @@ var table = []Entry{
 		"Create it: `kubeadm init phase bootstrap-token`, or by hand with the manifests in /usr/share/doc/bootstrap-agent/examples/cluster."},
 	{ClusterInfoForbidden, Slow, ExitRefused,
 		"The API server does not let an anonymous client read kube-public/cluster-info.",
-		"Allow it (Role and RoleBinding for system:anonymous on that one ConfigMap), or check that --anonymous-auth has not been turned off for this path."},
+		"Allow it (Role and RoleBinding for system:anonymous on that one ConfigMap), or check that --anonymous-auth has not been turned off for this path. Where anonymous access stays closed, name a kubeconfig with server and CA in `discoveryFile`."},
 	{ClusterInfoInvalid, Blocked, ExitTrust,
 		"cluster-info was read, but its content breaks a rule; the message names the field.",
 		"Mend data.kubeconfig in the ConfigMap kube-public/cluster-info: exactly one cluster with `server` and `certificate-authority-data`, nothing else."},
@@ -180,7 +181,7 @@ var table = []Entry{
 		"Nothing while both answer: the node keeps the server it joined with."},
 	{CARefreshUnavailable, Note, ExitDone,
 		"cluster-info cannot be read any more, so a CA rotation would not be noticed.",
-		"Allow anonymous reads of kube-public/cluster-info."},
+		"Allow anonymous reads of kube-public/cluster-info, or name a kubeconfig with the cluster's CA in `discoveryFile`."},
 	{RenewalNotAutomatic, Note, ExitDone,
 		"This node's certificate will not be renewed by itself: nobody approves the kubelet's renewal requests.",
 		"Bind the role to all nodes: `kubectl create clusterrolebinding bootstrap-agent:approve-renewals --clusterrole=system:certificates.k8s.io:certificatesigningrequests:selfnodeclient --group=system:nodes`."},
@@ -202,6 +203,9 @@ var table = []Entry{
 	{KubeletStopped, Note, ExitDone,
 		"The kubelet was stopped, disabled or masked by a person; the agent leaves it so.",
 		"When it may run again: `systemctl enable --now kubelet`."},
+	{TokenLeftBehind, Note, ExitDone,
+		"A kubeconfig on this joined node still holds a bootstrap token; whoever reads it can ask for certificates in the name of any node.",
+		"Remove the file, or take the token out of it; the message names the file."},
 	{Drifted, Note, ExitDone,
 		"Files or unit differ from what the agent would write.",
 		"See which ones in `bootstrap-agent status`. They are left as they are."},

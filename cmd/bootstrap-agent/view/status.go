@@ -91,7 +91,10 @@ func facts(b *strings.Builder, s agent.Status, st Style) {
 			server += "  " + st.paint(yellow, "provisional: the server of cluster-info could not be reached")
 		}
 		fact(b, "Server", server)
-		if c.Endpoint != "" {
+		switch {
+		case c.DiscoveryFile != "":
+			fact(b, "", st.paint(faint, "named by "+Clean(c.DiscoveryFile)))
+		case c.Endpoint != "":
 			fact(b, "", st.paint(faint, "cluster-info from "+Clean(c.Endpoint)))
 		}
 		for i, pin := range c.CAPins {
