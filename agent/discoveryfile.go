@@ -31,7 +31,7 @@ type DiscoveryFile struct {
 func (d *DiscoveryFile) Read() (*discovery.File, error) {
 	data, st, err := d.open(d.Path)
 	switch {
-	case errors.Is(err, fs.ErrNotExist):
+	case errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR):
 		return nil, fault.New(fault.ConfigInvalid, "there is no discovery file %s (or it is empty): %w", d.Path, fs.ErrNotExist).
 			WithHint("Put the kubeconfig with server and CA there (key discoveryFile); it is taken in as soon as it is.")
 	case err != nil:

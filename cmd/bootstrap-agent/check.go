@@ -37,6 +37,10 @@ what would go wrong. It needs neither root nor a config:
 
   bootstrap-agent check --cluster --endpoint HOST:6443 --token-file -
 
+With a discovery file (--discovery-file FILE, or the config's) no token is
+needed: it shows the file's server, CAs and pins, and whether the server's
+certificate verifies.
+
 --config judges the config file and shows each value with where it comes from.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -58,7 +62,7 @@ what would go wrong. It needs neither root nor a config:
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file with a bootstrap token, or - for stdin (for --cluster)")
 	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up after this time (for --cluster)")
-	addKeyFlags(flags, "endpoints", "caCertHashes", "unsafeSkipCAVerification", "server")
+	addKeyFlags(flags, "endpoints", "discoveryFile", "caCertHashes", "unsafeSkipCAVerification", "server")
 	return cmd
 }
 
@@ -69,7 +73,13 @@ func (a *app) checkCluster(ctx context.Context, l *loader, f checkFlags) error {
 	if err != nil {
 		return err
 	}
-	token, err := a.tokenToCheck(ctx, cfg, f, exploring)
+	var token discovery.Token
+	var file *discovery.File
+	if cfg.Discovery != nil {
+		file, err = cfg.Discovery.Read() // it needs no token, and none is asked for
+	} else {
+		token, err = a.tokenToCheck(ctx, cfg, f, exploring)
+	}
 	if err != nil {
 		return err
 	}
@@ -77,7 +87,7 @@ func (a *app) checkCluster(ctx context.Context, l *loader, f checkFlags) error {
 	// sent and nothing kept, so all steps may be shown.
 	unpinned := exploring && cfg.Pins.Len() == 0 && !cfg.UnsafeSkipCAVerification
 	request := discovery.Request{
-		Endpoints: cfg.Endpoints, Token: token, Pins: cfg.Pins, Server: cfg.Server, Proxy: cfg.Proxy,
+		Endpoints: cfg.Endpoints, Token: token, File: file, Pins: cfg.Pins, Server: cfg.Server, Proxy: cfg.Proxy,
 		UnsafeSkipCAVerification: cfg.UnsafeSkipCAVerification || unpinned,
 	}
 	ctx, cancel := context.WithTimeout(ctx, f.timeout)
@@ -102,10 +112,11 @@ func (a *app) checkCluster(ctx context.Context, l *loader, f checkFlags) error {
 	return nil
 }
 
-// clusterToCheck takes the cluster from the config file, or, with --endpoint,
-// from the flags alone.
+// clusterToCheck takes the cluster from the config file, or, with --endpoint or
+// --discovery-file, from the flags alone.
 func (a *app) clusterToCheck(l *loader) (cfg agent.Config, exploring bool, err error) {
-	if f := l.flags.Lookup("endpoint"); f == nil || !f.Changed || l.named {
+	named := func(flag string) bool { f := l.flags.Lookup(flag); return f != nil && f.Changed }
+	if l.named || !named("endpoint") && !named("discovery-file") {
 		good, err := l.load()
 		if errors.Is(err, fs.ErrPermission) {
 			return cfg, false, fault.New(fault.ConfigInvalid, "%w", err).
@@ -120,7 +131,7 @@ func (a *app) clusterToCheck(l *loader) (cfg agent.Config, exploring bool, err e
 	j := &judge{app: a, settings: merged, broken: map[string]bool{}}
 	for _, s := range merged {
 		switch s.key.name {
-		case "endpoints", "caCertHashes", "unsafeSkipCAVerification", "server", "proxyURL", "noProxy":
+		case "endpoints", "discoveryFile", "caCertHashes", "unsafeSkipCAVerification", "server", "proxyURL", "noProxy":
 			if s.key.rule != nil {
 				s.key.rule(j, s)
 			}
@@ -211,6 +222,10 @@ func (a *app) checkConfig(l *loader, output string) error {
 	if err != nil {
 		return err
 	}
+	if len(good.absent) > 0 {
+		return configFault(good.absent, false, l.file)
+	}
+	good.warnings = append(good.warnings, a.leftovers(good.agent)...)
 	type line struct {
 		Key    string `json:"key"`
 		Value  any    `json:"value"`

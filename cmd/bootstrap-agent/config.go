@@ -88,6 +88,7 @@ type loaded struct {
 	agent    agent.Config
 	settings settings
 	warnings []string
+	absent   []problem // named files that are not there yet
 }
 
 // loader knows where the config of one command comes from; it can load more
@@ -139,9 +140,13 @@ func (l *loader) judge(content configFile) (*loaded, error) {
 	cfg := j.config()
 	problems = append(problems, j.problems...)
 	if len(problems) > 0 {
-		return nil, configFault(problems, content.path == "", l.file)
+		err := configFault(problems, content.path == "", l.file)
+		if f, ok := fault.As(err); ok && j.hint != "" && len(problems) == 1 {
+			f.Hint = j.hint
+		}
+		return nil, err
 	}
-	return &loaded{agent: cfg, settings: merged, warnings: j.warnings}, nil
+	return &loaded{agent: cfg, settings: merged, warnings: j.warnings, absent: j.absent}, nil
 }
 
 // configFault puts all problems into one error, one a line.

@@ -45,9 +45,13 @@ func keys() []key {
 			doc: "The form of this file."},
 		{name: "endpoints", kind: kindList, def: []string{}, flag: "endpoint", rule: (*judge).endpoints,
 			example: `["10.0.0.1:6443", "api.example.org:6443", "[fd00::1]:6443"]`,
-			doc:     "API servers, as host or host:port (6443 if not said). Several are tried side by side; the first one that can be trusted wins. Required."},
+			doc:     "API servers, as host or host:port (6443 if not said). Several are tried side by side; the first one that can be trusted wins. Required, unless discoveryFile names the cluster."},
+		{name: "discoveryFile", kind: kindString, def: "", flag: "discovery-file", rule: (*judge).discoveryFile,
+			example: `"/etc/bootstrap-agent/cluster.kubeconfig"`,
+			doc: "A kubeconfig with server and CA, in place of endpoints: where anonymous access to cluster-info is closed, or where the cluster hands out a bootstrap-kubeconfig. " +
+				"Its CA is trusted without a pin; caCertHashes, when given, must match it. With a token in it, it must be readable by root alone (0600). It is read anew when it changes."},
 		{name: "tokenFile", kind: kindString, def: defaultTokenFile, flag: "token-file", rule: (*judge).tokenFile,
-			doc: "File with the bootstrap token, readable by root alone (0600). It is read anew when it changes. After it, the systemd credential bootstrap-token and the key token are asked."},
+			doc: "File with the bootstrap token, readable by root alone (0600). It is read anew when it changes. After it, the systemd credential bootstrap-token, the key token and the user of discoveryFile are asked. With discoveryFile it may hold any bearer token."},
 		{name: "token", kind: kindString, def: "", noEnv: true, secret: true, rule: (*judge).token,
 			example: `"abcdef.0123456789abcdef"`,
 			doc:     "The bootstrap token itself, only in a config file that root alone may read (0600). Better: tokenFile. It has neither flag nor variable, and it excludes tokenFile."},
@@ -121,7 +125,7 @@ func keys() []key {
 // later are keys of a later version, so that the error can say so.
 func later(name string) bool {
 	switch name {
-	case "discoveryFile", "repair", "caRotation", "metricsAddress":
+	case "repair", "caRotation", "metricsAddress":
 		return true
 	}
 	return false

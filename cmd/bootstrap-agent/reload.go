@@ -19,14 +19,14 @@ import (
 // deployment tools write in several steps.
 const settle = 300 * time.Millisecond
 
-// reloadOnChange loads the config again on SIGHUP and when the config or token
-// file changes, and hands in what came of it. stop ends it and waits for it.
+// reloadOnChange loads the config again on SIGHUP and when the config, token or
+// discovery file changes, and hands in what came of it. stop ends it and waits for it.
 func (a *app) reloadOnChange(ctx context.Context, l *loader, log *logrus.Logger, reload func(agent.Config, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
 	w := &fileWatch{log: log}
-	w.follow(l.file, l.tokenFileNow())
+	w.follow(append([]string{l.file}, l.filesNow()...)...)
 	var running sync.WaitGroup
 	running.Go(func() {
 		defer signal.Stop(hup)
@@ -50,7 +50,7 @@ func (a *app) reloadOnChange(ctx context.Context, l *loader, log *logrus.Logger,
 				good, err := l.load()
 				if err == nil {
 					a.setLog(log, good.settings)
-					w.follow(l.file, good.settings.text("tokenFile"))
+					w.follow(append([]string{l.file}, followed(good.settings)...)...)
 					reload(good.agent, nil)
 					continue
 				}
@@ -61,12 +61,15 @@ func (a *app) reloadOnChange(ctx context.Context, l *loader, log *logrus.Logger,
 	return func() { cancel(); running.Wait() }
 }
 
-// tokenFileNow is where the token is awaited, as far as the config tells.
-func (l *loader) tokenFileNow() string {
-	if good, err := l.load(); err == nil {
-		return good.settings.text("tokenFile")
+// filesNow are the files that are awaited, as far as the config tells: also a bad
+// one, which may be bad because of such a file.
+func (l *loader) filesNow() []string {
+	content, err := readConfigFile(l.file)
+	if err != nil {
+		content = configFile{}
 	}
-	return defaultTokenFile
+	merged, _, _ := l.merge(content)
+	return followed(merged)
 }
 
 // fileWatch watches files by their folders: a file that is replaced by rename

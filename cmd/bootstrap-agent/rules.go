@@ -28,6 +28,8 @@ type judge struct {
 	cfg      agent.Config
 	inline   discovery.Token
 	problems []problem
+	absent   []problem // files that may still come; only a check counts them
+	hint     string    // a remedy that is better than the general one
 	warnings []string
 }
 
@@ -73,8 +75,13 @@ func (j *judge) element(s setting, i int, format string, args ...any) {
 
 func (j *judge) endpoints(s setting) {
 	list, _ := s.value.([]string)
-	if len(list) == 0 {
-		j.fault(s, "is required: at least one API server, as host:port")
+	file := j.settings.get("discoveryFile")
+	switch {
+	case len(list) == 0 && file.value == "":
+		j.fault(s, "is required: at least one API server, as host:port (or a kubeconfig, as discoveryFile)")
+	case len(list) > 0 && file.value != "":
+		// As kubeadm: two answers to one question, and only one would count.
+		j.fault(s, "excludes discoveryFile (%s), which names the server: remove one of the two; key server sends the node elsewhere", file.at)
 	}
 	seen := map[string]int{}
 	for i, text := range list {
@@ -109,9 +116,10 @@ func (j *judge) token(s setting) {
 	if text == "" {
 		return
 	}
-	token, err := discovery.ParseToken(text)
+	token, err := j.app.parserFor(j.settings)(text)
 	if err != nil {
-		j.fault(s, "%s", strings.TrimPrefix(ruleOf(err, text), "the bootstrap token "))
+		rule := strings.TrimPrefix(ruleOf(err, text), "the bootstrap token ")
+		j.fault(s, "%s", strings.TrimPrefix(rule, "the token "))
 		return
 	}
 	if file := j.settings.get("tokenFile"); file.at.from != fromDefault {
@@ -125,13 +133,20 @@ func (j *judge) token(s setting) {
 
 // tokens lists the token sources in the order in which they are asked.
 func (j *judge) tokens() {
-	j.cfg.Tokens = append(j.cfg.Tokens, agent.TokenFile(j.settings.text("tokenFile")))
+	sources := []agent.TokenSource{agent.TokenFile(j.settings.text("tokenFile"))}
 	if dir := j.app.getenv("CREDENTIALS_DIRECTORY"); filepath.IsAbs(dir) {
-		j.cfg.Tokens = append(j.cfg.Tokens, agent.TokenCredential(dir))
+		sources = append(sources, agent.TokenCredential(dir))
 	}
 	if !j.inline.IsZero() {
-		j.cfg.Tokens = append(j.cfg.Tokens, agent.TokenInline(j.inline))
+		sources = append(sources, agent.TokenInline(j.inline))
 	}
+	if file := j.cfg.Discovery; file != nil {
+		for i := range sources {
+			sources[i] = agent.AnyBearer(sources[i])
+		}
+		sources = append(sources, file.Token())
+	}
+	j.cfg.Tokens = sources
 }
 
 func (j *judge) pins(s setting) {
@@ -149,8 +164,12 @@ func (j *judge) pins(s setting) {
 }
 
 func (j *judge) unsafe(s setting) {
-	if s.value == true && len(j.settings.list("caCertHashes")) > 0 {
+	switch {
+	case s.value != true:
+	case len(j.settings.list("caCertHashes")) > 0:
 		j.fault(s, "contradicts caCertHashes: remove one of the two")
+	case j.settings.text("discoveryFile") != "":
+		j.fault(s, "means nothing with discoveryFile, whose CA is always verified: remove it")
 	}
 }
 

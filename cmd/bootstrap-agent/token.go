@@ -44,7 +44,7 @@ it at once.
 }
 
 func (a *app) tokenSet(ctx context.Context, l *loader) error {
-	path, err := l.tokenPath()
+	path, parse, err := l.tokenPath()
 	if err != nil {
 		return err
 	}
@@ -52,7 +52,7 @@ func (a *app) tokenSet(ctx context.Context, l *loader) error {
 	if err != nil {
 		return err
 	}
-	token, err := discovery.ParseToken(text)
+	token, err := parse(text)
 	if err != nil {
 		return err
 	}
@@ -63,36 +63,40 @@ func (a *app) tokenSet(ctx context.Context, l *loader) error {
 	if err != nil {
 		return err
 	}
+	what := "token with id " + token.ID()
+	if token.Static() {
+		what = "static token"
+	}
 	if !changed {
-		a.say("%s holds this token already (id %s)", path, token.ID())
+		a.say("%s holds this token already (%s)", path, what)
 		return nil
 	}
-	a.say("wrote %s (0600): token with id %s", path, token.ID())
+	a.say("wrote %s (0600): %s", path, what)
 	return nil
 }
 
-// tokenPath finds out where the token belongs: only the config file's keys
-// about tokens have to be right for that.
-func (l *loader) tokenPath() (string, error) {
+// tokenPath finds out where the token belongs, and what form it may have: only
+// the config file's keys about tokens have to be right for that.
+func (l *loader) tokenPath() (path string, parse func(string) (discovery.Token, error), err error) {
 	content, err := readConfigFile(l.file)
 	if err != nil && (l.named || !errors.Is(err, fs.ErrNotExist)) {
-		return "", fault.New(fault.ConfigInvalid, "cannot read the config file: %w", err)
+		return "", nil, fault.New(fault.ConfigInvalid, "cannot read the config file: %w", err)
 	}
 	merged, problems, _ := l.merge(content)
 	if len(problems) > 0 {
-		return "", configFault(problems, false, l.file)
+		return "", nil, configFault(problems, false, l.file)
 	}
 	if s := merged.get("token"); s.value != "" {
-		return "", configFault([]problem{{s.at, "token", "the token stands in the config file itself; remove it there to use a token file"}}, false, l.file)
+		return "", nil, configFault([]problem{{s.at, "token", "the token stands in the config file itself; remove it there to use a token file"}}, false, l.file)
 	}
 	s := merged.get("tokenFile")
-	path, _ := s.value.(string)
+	path, _ = s.value.(string)
 	if s.at.from != fromDefault {
 		if what := l.app.pathFault(path); what != "" {
-			return "", configFault([]problem{{s.at, "tokenFile", what}}, false, l.file)
+			return "", nil, configFault([]problem{{s.at, "tokenFile", what}}, false, l.file)
 		}
 	}
-	return path, nil
+	return path, l.app.parserFor(merged), nil
 }
 
 // writeToken makes the token file, durable and 0600, in a folder that exists or

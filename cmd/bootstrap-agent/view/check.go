@@ -19,17 +19,30 @@ type Check struct {
 	Unsafe  bool // the operator does without a pin on purpose
 }
 
-// checkSteps are the lines below each endpoint, in the order they are reached.
-var checkSteps = []struct {
+// checkStep is a line below an endpoint.
+type checkStep struct {
 	step discovery.Step
 	name string
-}{
+}
+
+// checkSteps are these lines in the order they are reached.
+var checkSteps = []checkStep{
 	{discovery.StepConnected, "connection"},
 	{discovery.StepSecured, "TLS"},
 	{discovery.StepAnswered, "cluster-info"},
 	{discovery.StepSigned, "signature"},
 	{discovery.StepRead, "content"},
 	{discovery.StepAccepted, "CA"},
+	{discovery.StepVerified, "certificate"},
+}
+
+// fileSteps are the same for the server of a discovery file, whose CAs are held
+// against the pins before anything is asked.
+var fileSteps = []checkStep{
+	{discovery.StepNone, "CA"},
+	{discovery.StepConnected, "connection"},
+	{discovery.StepSecured, "TLS"},
+	{discovery.StepAnswered, "answer"},
 	{discovery.StepVerified, "certificate"},
 }
 
@@ -72,12 +85,16 @@ func endpoint(b *strings.Builder, e discovery.EndpointReport, c Check, st Style)
 		took = st.paint(faint, "answered after "+Seconds(e.LocalTime.Sub(c.Started).Seconds()))
 	}
 	b.WriteString(strings.TrimRight(mark+" "+st.paint(bold, pad(Clean(e.Endpoint), 28))+took, " ") + "\n")
-	for _, s := range checkSteps {
+	steps := checkSteps
+	if c.Report.File {
+		steps = fileSteps
+	}
+	for _, s := range steps {
 		switch {
-		case s.step <= e.Reached:
+		case s.step <= e.Reached && (s.step != discovery.StepNone || fault.ReasonOf(e.Err) != fault.CAPinMismatch):
 			text := strings.TrimSpace(passed(s.step, e, c))
 			b.WriteString(strings.TrimRight("  "+markPad(st.good(), st)+pad(s.name, label)+st.paint(faint, text), " ") + "\n")
-		case s.step == e.Reached+1 && e.Err != nil:
+		case e.Err != nil: // the first one that was not reached
 			lead := "  " + markPad(st.bad(), st) + pad(s.name, label)
 			text := strings.TrimPrefix(Cause(e.Err), e.Endpoint+": ")
 			if reason := fault.ReasonOf(e.Err); reason != "" {
@@ -95,6 +112,11 @@ func endpoint(b *strings.Builder, e discovery.EndpointReport, c Check, st Style)
 // passed says what is worth knowing about a step that went well.
 func passed(step discovery.Step, e discovery.EndpointReport, c Check) string {
 	switch step {
+	case discovery.StepNone:
+		if c.Pinned {
+			return "server " + e.Server + ", CA pinned"
+		}
+		return "server " + e.Server + ", CA as the file says"
 	case discovery.StepSecured:
 		if len(e.Peer) > 0 {
 			return e.Peer[0].Subject + ", until " + day(e.Peer[0].NotAfter)
@@ -124,13 +146,16 @@ func authorities(b *strings.Builder, c Check, st Style) {
 	seen := map[string]bool{}
 	for _, e := range c.Report.Endpoints {
 		for _, ca := range e.CAs {
-			if seen[ca.Pin] || e.Reached < discovery.StepSigned {
+			if seen[ca.Pin] || e.Reached < discovery.StepSigned && !c.Report.File {
 				continue
 			}
 			seen[ca.Pin] = true
 			mark, word := st.alert(), "not pinned"
-			if ca.Pinned {
+			switch {
+			case ca.Pinned:
 				mark, word = st.good(), "pinned"
+			case c.Report.File && !c.Pinned:
+				mark, word = st.good(), "from the discovery file"
 			}
 			fact(b, first(len(seen)-1, "CA"), mark+" "+Clean(ca.Subject)+", until "+day(ca.NotAfter)+", "+word)
 			fact(b, "", "  "+ca.Pin)
@@ -165,7 +190,7 @@ func verdict(b *strings.Builder, c Check, st Style) {
 		block(b, st.bad()+" ", Cause(c.Err), st)
 	case c.Err != nil:
 		block(b, st.bad()+" ", "A machine could not join with this.", st)
-	case c.Pinned:
+	case c.Pinned, c.Report.File:
 		block(b, st.good()+" ", "A machine could join with this. (What comes after trust, the certificate request, is not tried.)", st)
 	case c.Unsafe:
 		block(b, st.alert()+" ", "A machine could join with this, trusting the token alone.", st)
