@@ -82,11 +82,11 @@ func TestDiscoveryFileIsRefused(t *testing.T) {
 func TestThePathOfTheDiscoveryFileIsJudged(t *testing.T) {
 	d := newDoor(t)
 	for path, want := range map[string]string{
-		"relative":                          "discoveryFile: must be an absolute path",
-		"/hidden/x":                         "discoveryFile: lies under /hidden",
-		d.dir + "/kubelet/../x": "discoveryFile: must be a clean path",
-		d.path("kubelet/kubeconfig"):        "discoveryFile: is the kubeconfig that the agent writes",
-		d.path("state"):                     "is no regular file",
+		"relative":                   "discoveryFile: must be an absolute path",
+		"/hidden/x":                  "discoveryFile: lies under /hidden",
+		d.dir + "/kubelet/../x":      "discoveryFile: must be a clean path",
+		d.path("kubelet/kubeconfig"): "discoveryFile: is the kubeconfig that the agent writes",
+		d.path("state"):              "is no regular file",
 	} {
 		d.write("config.yaml", "discoveryFile: "+path+"\n", 0o600)
 		d.wantCode(fault.ExitConfig, "check", "--config")
