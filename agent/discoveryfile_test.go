@@ -310,6 +310,32 @@ func TestTheDiscoveryFileShowsANewCAWhereClusterInfoIsClosed(t *testing.T) {
 		}
 		return false
 	})
+	// Another server in the file is told of, and cluster-info's own is not asked for.
+	mustWrite(t, path, bootstrapKubeconfig("https://elsewhere:6443", r.api.CA(), ""))
+	a.Reload(r.cfg, nil)
+	r.await("the offered server", func(s Status) bool {
+		for _, n := range s.Notes {
+			if n.Reason == fault.ServerOffered && strings.Contains(n.Message, `the discovery file names another server than this node uses: "https://elsewhere:6443"`) {
+				return true
+			}
+		}
+		return false
+	})
+	r.api.Anonymous(true)
+	mustWrite(t, path, bootstrapKubeconfig(strings.Replace(r.api.URL(), "127.0.0.1", "localhost", 1), r.api.CA(), ""))
+	a.Reload(r.cfg, nil)
+	r.await("the server of the file where cluster-info is open", func(s Status) bool {
+		for _, n := range s.Notes {
+			if n.Reason == fault.ServerOffered && strings.Contains(n.Message, "the discovery file") && strings.Contains(n.Message, "localhost") {
+				return true
+			}
+		}
+		return false
+	})
+	mustWrite(t, path, bootstrapKubeconfig(r.api.URL(), r.api.CA(), ""))
+	a.Reload(r.cfg, nil)
+	r.await("nothing on offer", func(s Status) bool { return !hasNote(s, fault.ServerOffered) && !hasNote(s, fault.CAOffered) })
+	r.api.Anonymous(false)
 	if err := os.Remove(path); err != nil {
 		t.Fatal(err)
 	}
