@@ -32,8 +32,6 @@ import (
 // it is one of the connection; what 403, 404 and 409 mean is decided here.
 type API interface {
 	CreateCSR(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error)
-	// TryCSR is CreateCSR as a dry run: nothing is stored.
-	TryCSR(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error)
 	GetCSR(ctx context.Context, name string) (*certificatesv1.CertificateSigningRequest, error)
 	WatchCSR(ctx context.Context, name, resourceVersion string) (watch.Interface, error)
 	Allowed(ctx context.Context, what authorizationv1.ResourceAttributes) (bool, error)
@@ -194,20 +192,16 @@ func (w *waiter) submit(ctx context.Context) error {
 }
 
 // requester returns who we are to the server, where an undecided request makes
-// that matter. The server writes the name of whoever asks into each request, also
-// in a dry run of our own create: that needs no other right and no other API than
-// the create itself. A server that does not take dry runs leaves it unknown, and
-// then the request there is not adopted.
+// that matter. A server that does not tell leaves it unknown, and then the
+// request there is not adopted.
 func (w *waiter) requester(ctx context.Context, there *certificatesv1.CertificateSigningRequest) (string, error) {
 	if s, _ := judge(there); w.t.Requester != "" || s != pending {
 		return w.t.Requester, nil
 	}
-	try := w.q.object()
-	try.Name, try.GenerateName = "", namePrefix
-	tried, err := w.t.API.TryCSR(ctx, try)
+	user, _, err := w.t.API.WhoAmI(ctx)
 	switch {
 	case err == nil:
-		return tried.Spec.Username, nil
+		return user, nil
 	case fault.ReasonOf(err) != "" || ctx.Err() != nil:
 		return "", err // of the connection: it is asked again
 	}

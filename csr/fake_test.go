@@ -45,13 +45,12 @@ type fakeAPI struct {
 	version int
 	creates []string
 	gets    int
-	tries   int
+	whoAmIs int
 	watches []string // the resourceVersions watched from
 	reviews []authorizationv1.ResourceAttributes
 	streams []*fakeStream
 
 	onCreate func(*certificatesv1.CertificateSigningRequest) error
-	onTry    func() error
 	onGet    func(context.Context) error
 	onWatch  func(context.Context, int) error
 	onReview func(context.Context) (bool, error)
@@ -88,20 +87,6 @@ func (f *fakeAPI) CreateCSR(_ context.Context, in *certificatesv1.CertificateSig
 	o.Spec.Username = requester
 	f.put(o)
 	return o.DeepCopy(), nil
-}
-
-func (f *fakeAPI) TryCSR(_ context.Context, in *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.tries++
-	if f.onTry != nil {
-		if err := f.onTry(); err != nil {
-			return nil, err
-		}
-	}
-	o := in.DeepCopy()
-	o.Spec.Username = requester
-	return o, nil
 }
 
 // put stores an object as a new one. The caller holds mu, or nobody runs yet.
@@ -153,6 +138,7 @@ func (f *fakeAPI) WatchCSR(ctx context.Context, _, version string) (watch.Interf
 func (f *fakeAPI) WhoAmI(context.Context) (string, []string, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	f.whoAmIs++
 	if f.onWhoAmI != nil {
 		return f.onWhoAmI()
 	}

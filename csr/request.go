@@ -23,7 +23,6 @@ const (
 	requestBlock = "CERTIFICATE REQUEST"
 	userPrefix   = "system:node:"
 	nodesGroup   = "system:nodes"
-	namePrefix   = "node-csr-"
 )
 
 // usages are exactly what the approver wants for a key that is no RSA key: one
@@ -75,7 +74,7 @@ func digestName(public []byte, user string, groups []string, usages []certificat
 	for _, u := range usages {
 		write([]byte(u))
 	}
-	return namePrefix + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+	return "node-csr-" + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
 // object is the request as it is sent. No lifetime is asked for: the signer's

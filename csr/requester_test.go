@@ -18,22 +18,24 @@ import (
 func TestWhoWeAreIsAskedOnlyWhereItDecides(t *testing.T) {
 	for name, test := range map[string]struct {
 		change  func(*certificatesv1.CertificateSigningRequest)
-		onTry   func() error
-		tries   int
+		onAsk   func() (string, []string, error)
+		asked   int
 		creates int // beside that of the earlier attempt
 		want    fault.Reason
 	}{
-		"our own undecided request is adopted": {tries: 1},
+		"our own undecided request is adopted": {asked: 1},
 		"an undecided one of somebody else costs one key": {
-			change: func(o *certificatesv1.CertificateSigningRequest) { o.Spec.Username = "somebody" }, tries: 1, creates: 1,
+			change: func(o *certificatesv1.CertificateSigningRequest) { o.Spec.Username = "somebody" }, asked: 1, creates: 1,
 		},
 		"an approved one is taken without asking": {change: conditioned(certificatesv1.CertificateApproved)},
 		"a denied one is replaced without asking": {change: conditioned(certificatesv1.CertificateDenied), creates: 1},
-		"a server without dry runs costs one key": {
-			onTry: func() error { return apierrors.NewBadRequest("admission webhook \"x\" does not support dry run") }, tries: 1, creates: 1,
+		"a server that does not tell costs one key": {
+			onAsk: func() (string, []string, error) {
+				return "", nil, apierrors.NewForbidden(certificatesv1.Resource("selfsubjectreviews"), "", nil)
+			}, asked: 1, creates: 1,
 		},
 		"a server that is down costs nothing": {
-			onTry: func() error { return fault.New(fault.ServerError, "down") }, tries: 1, want: fault.ServerError,
+			onAsk: func() (string, []string, error) { return "", nil, fault.New(fault.ServerError, "down") }, asked: 1, want: fault.ServerError,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -42,7 +44,7 @@ func TestWhoWeAreIsAskedOnlyWhereItDecides(t *testing.T) {
 				if test.change != nil {
 					api.change(test.change)
 				}
-				api.onTry = test.onTry
+				api.onWhoAmI = test.onAsk
 				before, _ := os.ReadFile(dir + "/kubelet-client.key")
 				made := len(api.objects)
 				a := startAs(t, api, dir, "")
@@ -53,8 +55,8 @@ func TestWhoWeAreIsAskedOnlyWhereItDecides(t *testing.T) {
 				} else {
 					a.mustWait(t)
 				}
-				if a.tries != test.tries || len(a.objects)-made != test.creates {
-					t.Errorf("%d dry runs, %d new requests", a.tries, len(a.objects)-made)
+				if a.whoAmIs != test.asked || len(a.objects)-made != test.creates {
+					t.Errorf("asked %d times, %d new requests", a.whoAmIs, len(a.objects)-made)
 				}
 				after, err := os.ReadFile(a.r.KeyPath)
 				if err != nil || (string(after) != string(before)) != (test.creates > 0) {

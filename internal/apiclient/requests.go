@@ -30,14 +30,6 @@ func (c *Client) CreateCSR(ctx context.Context, csr *certificatesv1.CertificateS
 	return found(out, c.do(ctx, c.certificates.Post().Resource(csrs).Body(csr), out, "cannot create certificate signing request "+csr.Name))
 }
 
-// TryCSR is CreateCSR as a dry run: the server does all but store it, and returns
-// what it would have stored.
-func (c *Client) TryCSR(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
-	out := &certificatesv1.CertificateSigningRequest{}
-	req := c.certificates.Post().Resource(csrs).Param("dryRun", metav1.DryRunAll).Body(csr)
-	return found(out, c.do(ctx, req, out, "cannot try a certificate signing request"))
-}
-
 // GetCSR reads a certificate signing request.
 func (c *Client) GetCSR(ctx context.Context, name string) (*certificatesv1.CertificateSigningRequest, error) {
 	out := &certificatesv1.CertificateSigningRequest{}

@@ -129,16 +129,6 @@ func (c *call) createCSR() {
 		c.fail(apierrors.NewAlreadyExists(csrs.gr(), csr.Name))
 		return
 	}
-	if dryRun := c.r.URL.Query()["dryRun"]; len(dryRun) > 0 {
-		s.mu.Unlock()
-		if !slices.Equal(dryRun, []string{metav1.DryRunAll}) {
-			c.fail(apierrors.NewBadRequest(`invalid dryRun: must be "All"`))
-			return
-		}
-		csr.UID, csr.CreationTimestamp = newUID(), metav1.NewTime(s.now().UTC().Truncate(time.Second))
-		c.body(http.StatusCreated, "application/json", encode(&csr))
-		return
-	}
 	raw := s.put(csrs, &csr)
 	s.signer.created = append(s.signer.created, csr.Name)
 	s.notify()

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/json"
 	"encoding/pem"
 	"net/http"
 	"slices"
@@ -346,22 +345,5 @@ func TestAStaticTokenIsAUserOfItsOwn(t *testing.T) {
 	s.DeleteStaticToken("any-word")
 	if got := s.as(t, "any-word").do(http.MethodGet, csrPath+"/mine", nil); got.status != http.StatusUnauthorized {
 		t.Errorf("a token that was taken away: %d", got.status)
-	}
-}
-
-func TestADryRunStoresNothing(t *testing.T) {
-	s := quiet(t)
-	c := s.as(t, s.Token())
-	body := newCSR(t, "", "a", func(c *certv1.CertificateSigningRequest) { c.GenerateName = "try-" })
-	got := c.do(http.MethodPost, csrPath+"?dryRun=All", body, "Content-Type", "application/json")
-	var csr certv1.CertificateSigningRequest
-	if err := json.Unmarshal(got.body, &csr); err != nil || got.status != http.StatusCreated || !strings.HasPrefix(csr.Spec.Username, tokenPrefix) || csr.Name == "" {
-		t.Errorf("%d %s", got.status, got.body)
-	}
-	if n := len(s.CSRs()); n != 0 {
-		t.Errorf("%d are stored", n)
-	}
-	if got := c.do(http.MethodPost, csrPath+"?dryRun=true", body, "Content-Type", "application/json"); got.status != http.StatusBadRequest {
-		t.Errorf("a value that is none: %d", got.status)
 	}
 }
