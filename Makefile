@@ -21,6 +21,10 @@ TOOLS := $(LAB_CACHE)/tools
 # kubelet, kubeadm and kubectl to use those instead of building them.
 KUBE_BIN_DIR ?=
 
+# Kubernetes' own packages are mostly generated code that runs a few times in a
+# join: not inlined, it makes the program half a megabyte smaller.
+BUILD_FLAGS = -trimpath -gcflags=k8s.io/...=-l -ldflags '-s -w -X main.version=$(VERSION)'
+
 STEP := internal/tools/step.sh
 # How long each fuzz target runs, and all of them together.
 FUZZ_EACH ?= 3
@@ -39,7 +43,7 @@ help: ## list the targets
 .PHONY: build
 build: ## the program for this machine, into bin/
 	@mkdir -p bin
-	CGO_ENABLED=0 go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o bin/bootstrap-agent ./cmd/bootstrap-agent
+	CGO_ENABLED=0 go build $(BUILD_FLAGS) -o bin/bootstrap-agent ./cmd/bootstrap-agent
 
 .PHONY: test
 test: ## all there is to test; what cannot run here says why in one line
@@ -91,7 +95,7 @@ generate: ## what is written from tables: example config, reference pages
 package: tools ## .deb and .rpm into dist/ (ARCH=arm64 for another machine)
 	@if [ ! -e packaging/config.example.yaml ]; then echo "packaging/config.example.yaml is not there: run make generate" >&2; exit 1; fi
 	@rm -rf dist/stage; mkdir -p dist/stage; chmod 0755 dist/stage
-	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build -trimpath -ldflags '-s -w -X main.version=$(VERSION)' -o dist/stage/bootstrap-agent ./cmd/bootstrap-agent
+	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build $(BUILD_FLAGS) -o dist/stage/bootstrap-agent ./cmd/bootstrap-agent
 	@internal/tools/notices.sh dist/stage/bootstrap-agent > dist/stage/THIRD-PARTY-NOTICES
 	@gzip -9n dist/stage/THIRD-PARTY-NOTICES
 	@printf -- '- semver: "%s-1"\n  date: "%s"\n  packager: "%s"\n  deb: {urgency: medium, distributions: [stable]}\n  changes:\n    - note: "Built from commit %s; what changed stands in the repository"\n' \
