@@ -1,0 +1,98 @@
+package discovery
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"net/url"
+	"regexp"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+)
+
+// versionPath may be read by strangers on most clusters, as cluster-info may.
+const versionPath = "/version"
+
+// maxVersion bounds the answer to it; a real one has some 400 bytes.
+const maxVersion = 64 << 10
+
+// Greeting is what an API server tells a stranger. Nothing of it is verified:
+// it is for showing, never for a decision about trust.
+type Greeting struct {
+	Endpoint   string
+	GitVersion string              // as in v1.36.3; "" where strangers are not told
+	ServerTime time.Time           // Date of the answer; zero if it had none
+	LocalTime  time.Time           // when it was read
+	Peer       []CertificateReport // the chain it showed, its own certificate first
+}
+
+// Greet asks the endpoints for their version, anonymously, and returns the first
+// answer, whatever its status. The error is that of the connection.
+func (d *Discoverer) Greet(ctx context.Context, endpoints []Endpoint, proxy func(*url.URL) (*url.URL, error)) (*Greeting, error) {
+	endpoints = distinct(endpoints)
+	if len(endpoints) == 0 {
+		return nil, fault.New(fault.ConfigInvalid, "endpoints: none is configured")
+	}
+	won, g, errs := race(ctx, len(endpoints), d.Limits.orDefaults().Stagger, func(ctx context.Context, i int) (*Greeting, error) {
+		g, err := d.greet(ctx, endpoints[i], proxy)
+		if err != nil {
+			return nil, naming(endpoints[i], err)
+		}
+		return g, nil
+	})
+	if won < 0 {
+		return nil, decide(ctx, endpoints, make([]EndpointReport, len(endpoints)), errs)
+	}
+	return g, nil
+}
+
+func (d *Discoverer) greet(ctx context.Context, e Endpoint, proxy func(*url.URL) (*url.URL, error)) (*Greeting, error) {
+	lim := d.Limits.orDefaults()
+	ctx, cancel := context.WithTimeout(ctx, lim.Whole)
+	defer cancel()
+	var wire wireState
+	var n counters
+	client := &http.Client{
+		Transport:     d.transport(ctx, Request{Proxy: proxy}, lim, &wire),
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+	defer client.CloseIdleConnections()
+	get, err := http.NewRequestWithContext(wire.trace(ctx, &n), http.MethodGet, e.URL()+versionPath, nil)
+	if err != nil {
+		return nil, fmt.Errorf("cannot ask %s: %w", e, err)
+	}
+	get.Header.Set("Accept", "application/json")
+	get.Header.Set("User-Agent", d.userAgent())
+	resp, err := client.Do(get)
+	if err != nil {
+		return nil, wire.classify(ctx, err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	g := &Greeting{Endpoint: e.String(), LocalTime: d.now()}
+	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
+		g.ServerTime = date
+	}
+	if resp.TLS != nil {
+		g.Peer = reportAll(resp.TLS.PeerCertificates, Pins{})
+	}
+	if body, err := readBody(resp, maxVersion); err == nil && resp.StatusCode == http.StatusOK {
+		g.GitVersion = parseGitVersion(body)
+	}
+	return g, nil
+}
+
+var gitVersion = regexp.MustCompile(`^v[0-9]{1,4}\.[0-9]{1,4}[0-9A-Za-z.+-]{0,100}$`)
+
+// parseGitVersion reads the one field that matters of a version.Info; "" where
+// there is none, or none of the form that Kubernetes has.
+func parseGitVersion(body []byte) string {
+	var info struct {
+		GitVersion string `json:"gitVersion"`
+	}
+	if json.Unmarshal(body, &info) != nil || !gitVersion.MatchString(info.GitVersion) {
+		return ""
+	}
+	return info.GitVersion
+}
