@@ -45,10 +45,10 @@ func TestClassesAndCodes(t *testing.T) {
 			69: "RuntimeNotReady WriteFailed KubeletUnhealthy KubeletFailed"},
 		Slow: {75: "CSRPending CSRNotSigned",
 			77: "ClusterInfoMissing ClusterInfoForbidden NoSignatures TokenUnknown TokenRejected CSRForbidden CSRDenied CSRFailed CSRDeleted NodeNameTaken",
-			65: "SignatureMismatch ServerCertificateInvalid", 69: "ClockSkew KubeletMissing KubeletTooOld"},
+			65: "SignatureMismatch ServerCertificateInvalid", 69: "ClockSkew KubeletMissing KubeletTooOld MachineUnfit"},
 		Blocked: {65: "ClusterInfoInvalid CAPinMismatch CertificateInvalid", 78: "PinRequired ConfigInvalid TokenMissing",
 			69: "UnitMasked UnitOverridden ForeignKubelet", 73: "Locked"},
-		Note: {0: "CAOffered ServerOffered CARefreshUnavailable RenewalNotAutomatic RenewalOverdue ClientCAMissing ServingCertificatePending NodeDeleted NodeNotReady KubeletStopped TokenLeftBehind Drifted"},
+		Note: {0: "CAOffered ServerOffered CARefreshUnavailable RenewalNotAutomatic RenewalOverdue ClientCAMissing ServingCertificatePending NodeDeleted NodeNotReady KubeletStopped TokenLeftBehind Drifted VersionSkew MachineWarning"},
 	}
 	n := 0
 	for class, codes := range want {

@@ -36,6 +36,7 @@ const (
 	RuntimeNotReady   Reason = "RuntimeNotReady"
 	UnitMasked        Reason = "UnitMasked"
 	UnitOverridden    Reason = "UnitOverridden"
+	MachineUnfit      Reason = "MachineUnfit"
 	KubeletFailed     Reason = "KubeletFailed"
 	KubeletUnhealthy  Reason = "KubeletUnhealthy"
 	NodeNotRegistered Reason = "NodeNotRegistered"
@@ -59,6 +60,8 @@ const (
 	KubeletStopped  Reason = "KubeletStopped"
 	TokenLeftBehind Reason = "TokenLeftBehind"
 	Drifted         Reason = "Drifted"
+	VersionSkew     Reason = "VersionSkew"
+	MachineWarning  Reason = "MachineWarning"
 )
 
 var table = []Entry{
@@ -141,8 +144,8 @@ var table = []Entry{
 		"There is no kubelet binary on this machine.",
 		"Install the kubelet package, or name the binary in `kubelet.binary`. Looked for in /usr/bin, /usr/local/bin and /opt/bin."},
 	{KubeletTooOld, Slow, ExitMachine,
-		"The kubelet is older than this agent or the cluster supports.",
-		"Install a kubelet of at least 1.30 and at most three minor versions older than the API server."},
+		"The kubelet is older than this agent supports. No certificate was requested.",
+		"Install a kubelet of at least 1.30, at most three minor versions older than the API server and not newer."},
 	{RuntimeNotReady, Retry, ExitMachine,
 		"No container runtime that a kubelet can use answers on its socket; the message says what is the case there.",
 		"Install and start one (`systemctl enable --now containerd`), or name its socket in `kubelet.containerRuntimeEndpoint`."},
@@ -152,6 +155,9 @@ var table = []Entry{
 	{UnitOverridden, Blocked, ExitMachine,
 		"What systemd would run for kubelet.service is not what the agent wrote, or this machine's own kubelet has flags or a configuration that would be lost.",
 		"See `systemctl cat kubelet.service`. Keep each flag by the key that the hint names, or set `kubelet.dropFlags: true`; remove drop-ins that sort after 90-bootstrap-agent.conf and change ExecStart=."},
+	{MachineUnfit, Slow, ExitMachine,
+		"Something on this machine keeps a kubelet from running; the message says what.",
+		"See `bootstrap-agent check --machine`: each row has its remedy."},
 	{KubeletFailed, Retry, ExitMachine,
 		"The kubelet did not start, or does not stay up.",
 		"See its own last lines in the message, and `journalctl -u kubelet.service`."},
@@ -209,4 +215,10 @@ var table = []Entry{
 	{Drifted, Note, ExitDone,
 		"Files or unit differ from what the agent would write.",
 		"See which ones in `bootstrap-agent status`. They are left as they are."},
+	{VersionSkew, Note, ExitDone,
+		"Kubelet and API server are further apart than Kubernetes supports. Most such pairs work.",
+		"Install a kubelet of the API server's minor version, or up to three older."},
+	{MachineWarning, Note, ExitDone,
+		"Something on this machine is not as a node should be; the kubelet runs all the same.",
+		"See `bootstrap-agent check --machine`: each row has its remedy."},
 }
