@@ -14,6 +14,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
 // admittedFor is how long the machine is taken for admissible without another
@@ -45,22 +46,7 @@ func (a *Agent) inspect(ctx context.Context) error {
 	}
 	a.noteUnit(existing.Unit)
 	a.memory.existing = existing
-	search := kubelet.Search{
-		Layout:       a.files.Layout,
-		Kubeconfigs:  []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/kubelet.conf")},
-		ManifestDirs: []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/manifests")},
-		Ours:         a.isOurs,
-	}
-	argv := existing.Unit.Argv(a.readFile)
-	if path := flagOf(argv, "--kubeconfig"); path != "" {
-		search.Kubeconfigs = append(search.Kubeconfigs, path)
-	}
-	search.CertDirs = append(search.CertDirs, flagOf(argv, "--cert-dir"))
-	foreign, err := kubelet.FindForeign(search)
-	if err != nil {
-		return err
-	}
-	if err := kubelet.ForeignFault(foreign); err != nil {
+	if err := a.foreign(existing.Unit); err != nil {
 		return err
 	}
 	var faults []error
@@ -99,6 +85,26 @@ func (a *Agent) clientCAFile() error {
 		return fault.New(fault.ConfigInvalid, "kubelet.clientCAFile: %w", err)
 	}
 	return nil
+}
+
+// foreign looks for somebody else's kubelet, also where its unit says it is.
+func (a *Agent) foreign(unit systemd.Unit) error {
+	search := kubelet.Search{
+		Layout:       a.files.Layout,
+		Kubeconfigs:  []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/kubelet.conf")},
+		ManifestDirs: []string{filepath.Join(a.cfg.Paths.Etc, "kubernetes/manifests")},
+		Ours:         a.isOurs,
+	}
+	argv := unit.Argv(a.readFile)
+	if path := flagOf(argv, "--kubeconfig"); path != "" {
+		search.Kubeconfigs = append(search.Kubeconfigs, path)
+	}
+	search.CertDirs = append(search.CertDirs, flagOf(argv, "--cert-dir"))
+	foreign, err := kubelet.FindForeign(search)
+	if err != nil {
+		return err
+	}
+	return kubelet.ForeignFault(foreign)
 }
 
 func (a *Agent) isOurs(path string) bool {

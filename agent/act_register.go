@@ -193,7 +193,7 @@ func (a *Agent) rememberNode(node *corev1.Node) {
 			n.NotReady = fault.Quote(c.Message)
 		}
 	}
-	a.memory.node = n
+	a.memory.node, a.memory.nodeAsked = n, a.deps.Clock.Now()
 	a.status.Node.UID = string(node.UID)
 }
 

@@ -133,6 +133,9 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 		return err
 	}
 	a.readAhead(ctx)
+	if err := a.suitable(ctx); err != nil {
+		return err
+	}
 	token, _, _, err := a.token()
 	if err != nil {
 		return fmt.Errorf("cannot request a certificate: %w", err)
@@ -220,6 +223,9 @@ func (a *Agent) progress(p csr.Progress, o Observation) {
 	if !p.Approved.IsZero() {
 		at := p.Approved.UTC()
 		a.status.CSR.Approved, a.status.CSR.Approve, a.status.CSR.Bind = &at, "", ""
+	}
+	if p.WillBeApproved != nil || p.Backstops > 0 {
+		a.lookAround() // it takes its time: there is some to look at the machine
 	}
 	if p.WillBeApproved != nil && !*p.WillBeApproved || now.Sub(p.Created) > time.Minute {
 		hint := a.status.CSR.Approve

@@ -13,6 +13,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
@@ -56,6 +57,7 @@ type Agent struct {
 	awaited      *runtimeWait     // the join waits for a container runtime
 	runtimeUnits <-chan struct{}  // ticks meanwhile; see runtimeTicks
 	unwatch      context.CancelFunc
+	examined     *examination // of the kubelet's version
 	readingAhead bool
 	retry        backoff
 	retryPhase   Phase // the one that failed; only what is beyond it ends the backoff
@@ -79,9 +81,13 @@ type memory struct {
 	leaseFor      time.Duration // the kubelet start (monotonic) whose Lease was seen renewed
 	leaseKnown    bool
 	node          Node
-	nameWasFree   bool      // the API had no Node of our name before the kubelet was started
-	unauthorized  time.Time // the API answered 401 to the pair for the first time
-	rejected      string    // serial of a pair that was refused twice
+	nodeAsked     time.Time       // when the API was asked about it last
+	versionAsked  bool            // the API server has told its version
+	skew          string          // what is to be said of it and the kubelet's
+	findings      []preflight.Row // of the last look around the machine
+	nameWasFree   bool            // the API had no Node of our name before the kubelet was started
+	unauthorized  time.Time       // the API answered 401 to the pair for the first time
+	rejected      string          // serial of a pair that was refused twice
 	nextAPICheck  time.Time
 	eager         time.Duration // pause before the next look at a node that is not Ready yet
 	serverDue     time.Time     // when a provisional server is given up for cluster-info's
@@ -111,7 +117,7 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	if cfg.AfterJoin == "" {
 		cfg.AfterJoin = AfterJoinHeal
 	}
-	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, reloads: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, manifest: &manifest{}, reloads: make(chan struct{}, 1)}
 	a.files = kubelet.Files{Layout: kubelet.Layout{Dir: cfg.Paths.Kubelet}, Now: deps.Clock.Now}
 	a.retry.jitter = deps.Jitter
 	return a, nil
@@ -142,11 +148,15 @@ func (a *Agent) Run(ctx context.Context) error {
 	}
 	a.heart.beat(a.deps.Clock.Now(), actAtMost)
 	background.Go(func() { a.feedWatchdog(ctx) })
+	if a.manifest.Started.isZero() {
+		a.examine(ctx) // a first join: its answer is wanted before the request
+	}
 
 	err = a.loop(ctx, ticks)
 	a.tell(a.deps.Notify.Stopping())
 	a.closeNode()
 	a.prepared.abandon()
+	a.examined.end()
 	return err
 }
 
@@ -314,6 +324,9 @@ func (a *Agent) fail(phase Phase, obs Observation, err error) time.Duration {
 	pause := a.retry.next(now, class, after)
 	next := now.Add(pause).UTC()
 	a.lastFault = err
+	if phase == StartingKubelet || phase == Registering {
+		a.lookAround() // what it finds may be why
+	}
 	if class == fault.Blocked && phase != Registering && phase != Joined {
 		phase = Blocked
 	}

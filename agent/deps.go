@@ -13,6 +13,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
@@ -47,6 +48,9 @@ type Host struct {
 	Binaries     []string          // where a kubelet may be
 	Runtimes     []kubelet.Runtime // which container runtimes may be there
 	AskRuntime   kubelet.Ask       // nil: kubelet.AskRuntime
+	RunKubelet   kubelet.Run       // nil: kubelet.RunProgram
+
+	Statfs func(path string) (preflight.Space, error) // nil: the real one
 }
 
 // Discoverer finds the cluster and decides whether to trust it.
@@ -72,6 +76,7 @@ type API interface {
 	KubeletConfig(ctx context.Context) (string, error)
 	ClusterInfo(ctx context.Context) (string, error)
 	PendingCSR(ctx context.Context, signer, user string) (*apiclient.PendingCSR, error)
+	ServerVersion(ctx context.Context) (gitVersion string, err error)
 	Close()
 }
 

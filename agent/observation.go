@@ -5,6 +5,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 )
 
 // Observation is what one look at the machine, and at what is remembered of the
@@ -29,6 +30,11 @@ type Observation struct {
 	LeaseRenewed bool
 	// Node is what the API said when it was asked last.
 	Node Node
+	// Skew is what Kubernetes' version skew policy has against kubelet and API
+	// server, once both are known.
+	Skew string
+	// Findings are what the last look around this machine has found wrong.
+	Findings []preflight.Row
 	// Renewal is what is known of the next renewal of the certificate.
 	Renewal Renewal
 	// Serving is how the API server can reach this kubelet.
@@ -211,6 +217,12 @@ func notesOf(o Observation) []Note {
 	}
 	for _, name := range append(append([]string(nil), o.Files.Drifted...), o.Unit.Drifted...) {
 		add(fault.Drifted, name+" is not what the agent wrote; it is left as it is")
+	}
+	if o.Skew != "" {
+		add(fault.VersionSkew, o.Skew)
+	}
+	for _, row := range o.Findings {
+		notes = append(notes, Note{Reason: row.Reason, Message: row.Name + ": " + row.Message, Hint: row.Remedy})
 	}
 	return notes
 }

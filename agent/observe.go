@@ -37,6 +37,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		CARefreshClosed: a.memory.caClosed,
 		ServerOffered:   a.memory.serverOffered,
 		ServerFromFile:  a.cfg.Discovery != nil,
+		Skew:            a.memory.skew,
 	}
 	o.NewPair = a.hasNewPair()
 	unit, err := a.lookAtUnit(ctx, nextPhase(o))

@@ -42,11 +42,22 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 		healthy := o.Healthy
 		s.Kubelet.Healthy = &healthy
 	}
+	a.describeNode(o.LeaseRenewed)
+}
+
+// describeNode copies what the API said of our Node last.
+func (a *Agent) describeNode(leaseRenewed bool) {
+	s := &a.status
 	s.Node.Seen = a.memory.node.Known && !a.memory.node.Deleted
 	s.Node.Ready, s.Node.Message = nil, ""
-	if s.Node.Seen && o.LeaseRenewed {
+	if s.Node.Seen && leaseRenewed {
 		ready := a.memory.node.Ready
 		s.Node.Ready, s.Node.Message = &ready, a.memory.node.NotReady
+	}
+	s.Node.Asked = nil
+	if asked := a.memory.nodeAsked; !asked.IsZero() {
+		asked = asked.UTC()
+		s.Node.Asked = &asked
 	}
 }
 
@@ -81,6 +92,7 @@ func (a *Agent) publish(phase Phase, o Observation, err error, say string) {
 	if err != nil {
 		s.Message, s.Hint = oneLine(err.Error()), fault.HintOf(err)
 	}
+	o.Findings = a.memory.findings
 	s.Notes = notesOf(o)
 	a.logNotes(s.Notes)
 	s.Timeline = a.timeline.copy()

@@ -81,6 +81,7 @@ func (a *Agent) takeReload() {
 	}
 	a.memory.admitted = 0
 	a.awaited = nil // another endpoint may be named now
+	a.reexamine()
 	a.retry.reset()
 	a.tell(a.deps.Notify.Ready())
 }

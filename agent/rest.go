@@ -20,6 +20,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	if a.node != nil {
 		// The join has just asked everything there is to ask.
 		a.closeNode()
+		a.lookAtRest()
 		a.memory.eager = eagerFirst
 		a.scheduleCheck(now)
 		// From here on next to nothing is done; what the join needed goes back.
@@ -45,18 +46,19 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	}
 	check := !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil
 	if check {
+		wasReady := a.memory.node.Ready
 		if err := a.askAPI(ctx, o); err != nil {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
+		if wasReady && !a.memory.node.Ready && !a.memory.node.Deleted {
+			a.memory.eager = eagerFirst // it was Ready: somebody will want to know when it is again
+		}
+		a.lookAtRest()
 		a.scheduleCheck(a.deps.Clock.Now())
 		a.giveBack()
 		a.memory.lookForDrift = true
 		a.heard(&o)
-		a.status.Node.Seen = o.Node.Known && !o.Node.Deleted
-		if a.status.Node.Ready != nil {
-			ready := o.Node.Ready
-			a.status.Node.Ready, a.status.Node.Message = &ready, o.Node.NotReady
-		}
+		a.describeNode(o.LeaseRenewed)
 	}
 	if phase == Joined {
 		a.takeServerBack(ctx, check && a.memory.eager == 0)
@@ -101,8 +103,8 @@ func (a *Agent) renderDrift(ctx context.Context) []string {
 
 // scheduleCheck decides when the API is asked again: 15 to 22 minutes, which
 // spreads a fleet's questions. Sooner only in two cases: a node that has just
-// joined and is not Ready yet (10 s, doubling), and a certificate that was
-// refused once and is tried again.
+// joined and is not Ready yet, or has just ceased to be (10 s, doubling), and a
+// certificate that was refused once and is tried again.
 func (a *Agent) scheduleCheck(now time.Time) {
 	jitter := a.deps.Jitter
 	if jitter == nil {
@@ -138,8 +140,10 @@ func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 	case err == nil:
 		a.memory.unauthorized = time.Time{}
 		a.rememberNode(node)
+		a.askServerVersion(ctx, node)
 	case apierrors.IsNotFound(err):
-		a.memory.node.Deleted = a.memory.node.Known
+		a.memory.node.Deleted, a.memory.node.Ready = a.memory.node.Known, false
+		a.memory.nodeAsked = a.deps.Clock.Now()
 	case errors.As(err, &unauthorized):
 		return a.judgeUnauthorized(err)
 	default:

@@ -41,6 +41,9 @@ type NodeStatus struct {
 	Seen    bool   `json:"seen"`              // it was there when last looked at
 	Ready   *bool  `json:"ready,omitempty"`   // nil: not known
 	Message string `json:"message,omitempty"` // of the Ready condition when it is not true
+	// Asked is when the API was asked about the Node last: what stands here is
+	// as old as that.
+	Asked *time.Time `json:"asked,omitempty"`
 }
 
 // ClusterStatus is the cluster that was accepted.

@@ -1,0 +1,147 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	corev1 "k8s.io/api/core/v1"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
+)
+
+// examination is the kubelet being asked for its version, beside the first steps
+// of a join: it takes the time of a few round trips, and none of the join's as
+// long as it has ended when the certificate is to be requested.
+type examination struct {
+	cancel  context.CancelFunc
+	done    chan struct{}
+	version kubelet.Version // valid after done
+	err     error           // likewise
+}
+
+// end stops an examination and waits for its end. Nil is allowed.
+func (e *examination) end() {
+	if e == nil {
+		return
+	}
+	e.cancel()
+	<-e.done
+}
+
+// examine begins to ask the kubelet for its version, unless that is done.
+func (a *Agent) examine(ctx context.Context) {
+	if a.examined != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the act that began it
+	e := &examination{cancel: cancel, done: make(chan struct{})}
+	a.examined = e
+	binary, candidates, run := a.cfg.Kubelet.Binary, a.deps.Host.Binaries, a.deps.Host.RunKubelet
+	go func() {
+		defer close(e.done)
+		path, err := kubelet.FindBinary(binary, candidates)
+		if err != nil {
+			e.err = err
+			return
+		}
+		e.version, e.err = kubelet.BinaryVersion(ctx, path, run)
+	}()
+}
+
+// suitable says whether the kubelet may be given a certificate: what no kernel
+// runs and what is too old would only waste one. A binary that could not be
+// asked, here in the sandbox, may still run under its unit: that is logged, and
+// the kubelet's start decides.
+func (a *Agent) suitable(ctx context.Context) error {
+	a.examine(ctx)
+	e := a.examined
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-e.done:
+	}
+	err := e.err
+	if err == nil {
+		err = e.version.Supported()
+	} else if fault.ReasonOf(err) != fault.KubeletMissing || !kubelet.Unusable(err) {
+		a.log.WithError(err).Warn("the kubelet's version cannot be told")
+		err = nil
+	}
+	if err != nil {
+		a.reexamine() // the next attempt may find another one
+		return fmt.Errorf("cannot use this kubelet: %w", err)
+	}
+	return nil
+}
+
+// reexamine forgets what the kubelet has answered.
+func (a *Agent) reexamine() {
+	a.examined.end()
+	a.examined = nil
+}
+
+// kubeletVersion is what is known of it; the zero value if nothing.
+func (a *Agent) kubeletVersion() kubelet.Version {
+	if a.examined == nil {
+		return kubelet.Version{}
+	}
+	select {
+	case <-a.examined.done:
+		return a.examined.version
+	default:
+		return kubelet.Version{}
+	}
+}
+
+// lookAround looks for what may keep the kubelet from running: files only, some
+// milliseconds. It is for a join that waits or fails, never on the way of one that
+// goes on. What it finds is told beside the phase and refuses nothing.
+func (a *Agent) lookAround() {
+	a.memory.findings = preflight.Findings(machineRows(a.machine(), a.files.Layout, a.cfg, a.kubeletSettings(), a.kubeletVersion(), a.likelyRuntime()))
+}
+
+// lookAtRest keeps of the findings what still matters while the kubelet runs:
+// that it started answers the rest.
+func (a *Agent) lookAtRest() {
+	m := a.machine()
+	rows := append(diskRows(m, a.files.Layout, a.cfg, a.likelyRuntime()), m.Forwarding(a.cfg.NodeIP))
+	a.memory.findings = preflight.Findings(rows)
+}
+
+// likelyRuntime is the runtime that was asked beside the request, else the one
+// that the kubelet is configured for; it is not asked anew.
+func (a *Agent) likelyRuntime() kubelet.Runtime {
+	if q := a.asked; q != nil {
+		select {
+		case <-q.done:
+			return q.found
+		default:
+		}
+	}
+	return a.runtimeForUnit()
+}
+
+// askServerVersion compares the API server's version with that of the kubelet
+// that runs, once a run of the agent: on the join's way it would be one request
+// more, and all it can lead to is a note.
+func (a *Agent) askServerVersion(ctx context.Context, node *corev1.Node) {
+	if a.memory.versionAsked {
+		return
+	}
+	text, err := a.node.ServerVersion(ctx)
+	if err != nil {
+		a.log.WithError(err).Debug("cannot ask for the API server's version")
+		return
+	}
+	a.memory.versionAsked = true
+	server, serverErr := kubelet.ParseServerVersion(text)
+	own, ownErr := kubelet.ParseServerVersion(node.Status.NodeInfo.KubeletVersion) // of the same form
+	if err := errors.Join(serverErr, ownErr); err != nil {
+		a.log.WithError(err).Debug("cannot compare the versions")
+		return
+	}
+	a.memory.skew = own.Skew(server)
+}
