@@ -18,18 +18,19 @@ import (
 
 // checkFlags are the flags of `check` beside those of the table.
 type checkFlags struct {
-	cluster, config bool
-	output          string
-	tokenFile       string
-	timeout         time.Duration
+	cluster, machine, config bool
+
+	output    string
+	tokenFile string
+	timeout   time.Duration
 }
 
 func (a *app) checkCommand() *cobra.Command {
 	var f checkFlags
 	cmd := &cobra.Command{
-		Use:   "check --cluster | --config",
-		Short: "Look at a cluster or at the config, and change nothing",
-		Long: `Look at a cluster or at the config, and change nothing.
+		Use:   "check --cluster | --machine | --config",
+		Short: "Look at a cluster, this machine or the config, and change nothing",
+		Long: `Look at a cluster, this machine or the config, and change nothing.
 
 --cluster reads cluster-info as a join would, with a bootstrap token and without
 any credential on the wire, and shows every step, the CAs with their pins, and
@@ -41,28 +42,38 @@ With a discovery file (--discovery-file FILE, or the config's) no token is
 needed: it shows the file's server, CAs and pins, and whether the server's
 certificate verifies.
 
+--machine looks whether a kubelet can run here: its binary and version, the
+container runtime, cgroups, swap, ports, kernel settings, disks, host name,
+clock, another kubelet's identity. Rows that need root say so. Exit code 0 with
+warnings, else that of the first row that failed. The API servers of the config,
+or of --endpoint, are asked for version and time, without any credential.
+
 --config judges the config file and shows each value with where it comes from.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := oneOf("output", f.output, "text", "json"); err != nil {
 				return err
 			}
+			one := map[bool]int{true: 1}
 			switch {
-			case f.cluster == f.config:
-				return usage("say what to check: --cluster or --config")
+			case one[f.cluster]+one[f.machine]+one[f.config] != 1:
+				return usage("say what to check: --cluster, --machine or --config")
 			case f.config:
 				return a.checkConfig(a.loader(cmd.Flags()), f.output)
+			case f.machine:
+				return a.checkMachine(cmd.Context(), a.loader(cmd.Flags()), f)
 			}
 			return a.checkCluster(cmd.Context(), a.loader(cmd.Flags()), f)
 		},
 	}
 	flags := cmd.Flags()
 	flags.BoolVar(&f.cluster, "cluster", false, "the cluster: discovery, signature, CAs and pins")
+	flags.BoolVar(&f.machine, "machine", false, "this machine: what a kubelet needs here")
 	flags.BoolVar(&f.config, "config", false, "the config file: rules, effective values, where each comes from")
 	flags.StringVarP(&f.output, "output", "o", "text", "text or json")
 	flags.StringVar(&f.tokenFile, "token-file", "", "file with a bootstrap token, or - for stdin (for --cluster)")
-	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up after this time (for --cluster)")
-	addKeyFlags(flags, "endpoints", "discoveryFile", "caCertHashes", "unsafeSkipCAVerification", "server")
+	flags.DurationVar(&f.timeout, "timeout", 30*time.Second, "give up after this time (for --cluster and --machine)")
+	addKeyFlags(flags, "endpoints", "discoveryFile", "caCertHashes", "unsafeSkipCAVerification", "server", "nodeName", "kubelet.binary", "kubelet.containerRuntimeEndpoint")
 	return cmd
 }
 

@@ -26,6 +26,7 @@ import (
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 )
 
 func main() {
@@ -62,6 +63,7 @@ type app struct {
 	uid            int      // who runs this
 	hostname       func() (string, error)
 	adapt          func(*agent.Deps) // nil: the rooms as wire puts them together
+	resolve        preflight.Lookup  // nil: the machine's resolver
 }
 
 func (a *app) run(ctx context.Context, args []string) int {

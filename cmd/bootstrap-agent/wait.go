@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"time"
 
 	"github.com/fsnotify/fsnotify"
@@ -28,7 +29,10 @@ func (a *app) waitCommand() *cobra.Command {
 		Use:   "wait",
 		Short: "Wait until this machine is a node",
 		Long: `Wait until this machine is a node (joined), or until its Node is Ready in the
-cluster (ready). It changes nothing and needs no root.
+cluster (ready); until then the Node's own word on why it is not is told as it
+changes. It changes nothing and needs no root, as long as the agent runs: what
+the agent knows of a node at rest is up to 22 minutes old, and root may ask the
+API itself (with the node's certificate), which this command then does.
 
 Exit code 0 when it is so, 75 when the time is up.`,
 		Args: noArgs,
@@ -54,24 +58,31 @@ Exit code 0 when it is so, 75 when the time is up.`,
 }
 
 // wait returns when the status says so. It looks again when status.json
-// changes.
+// changes, and asks the API itself where the status cannot know.
 func (a *app) wait(ctx context.Context, l *loader, target string) error {
 	changes := a.watchRun()
 	if changes != nil {
 		defer func() { _ = changes.Close() }()
 	}
 	told := ""
+	question := nodeQuestion{app: a, loader: l}
 	for {
 		s, running, err := a.currentStatus(ctx, l)
 		if err != nil {
 			return err
 		}
+		if target == "ready" {
+			err = question.refresh(ctx, &s, running)
+		}
 		if reached(s, target) {
 			return a.print(fmt.Sprintf("%s is %s\n", s.Node.Name, target))
 		}
-		line := view.OneLine(s)
+		line, hint := view.OneLine(s), s.Hint
+		if hint == "" && len(s.Notes) > 0 {
+			hint = s.Notes[0].Hint
+		}
 		if target == "ready" && s.Phase == agent.Joined {
-			line = notReady(s)
+			line, hint = notReady(s, err)
 		}
 		if !running {
 			line += " (the agent is not running)"
@@ -80,13 +91,17 @@ func (a *app) wait(ctx context.Context, l *loader, target string) error {
 			a.say("%s", line)
 			told = line
 		}
-		if a.nextChange(ctx, changes, running) {
+		every := 30 * time.Second // a change that inotify lost
+		if target == "ready" {
+			every = askEvery
+		}
+		if a.nextChange(ctx, changes, running, every) {
 			continue
 		}
 		if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 			a.say("bootstrap-agent: not %s in time: %s", target, line)
-			if s.Hint != "" {
-				a.say("  -> %s", s.Hint)
+			if hint != "" {
+				a.say("  -> %s", hint)
 			}
 			return &exitError{fault.ExitTemporary}
 		}
@@ -101,12 +116,69 @@ func reached(s agent.Status, target string) bool {
 	return s.Phase == agent.Joined
 }
 
-// notReady is the Node's own word on why.
-func notReady(s agent.Status) string {
-	if s.Node.Message != "" {
-		return "Joined, not Ready: " + view.Clean(s.Node.Message)
+// notReady is the Node's own word on why, and what a person does about it.
+func notReady(s agent.Status, asking error) (line, hint string) {
+	remedy := func(r fault.Reason) string { row, _ := fault.Lookup(r); return row.Remedy }
+	deleted := slices.ContainsFunc(s.Notes, func(n agent.Note) bool { return n.Reason == fault.NodeDeleted })
+	switch {
+	case !s.Node.Seen && (deleted || s.Node.Asked != nil):
+		return "Joined, but the Node object is gone from the API", remedy(fault.NodeDeleted)
+	case s.Node.Ready != nil && s.Node.Message != "":
+		return "Joined, not Ready: " + view.Clean(s.Node.Message), remedy(fault.NodeNotReady)
+	case s.Node.Ready != nil:
+		return "Joined, not Ready, and the Node does not say why", remedy(fault.NodeNotReady)
+	case asking != nil:
+		return "Joined, whether Ready cannot be asked: " + view.Cause(asking), fault.HintOf(asking)
 	}
-	return "Joined, whether Ready is not known yet"
+	return "Joined, whether Ready is not known yet", ""
+}
+
+// askEvery is the pause between two questions to the API, and how old the
+// agent's own answer may be without one.
+const askEvery = 10 * time.Second
+
+// nodeQuestion asks the API about the Node where the status is no use: the agent
+// does not run, or what it knows is old.
+type nodeQuestion struct {
+	app    *app
+	loader *loader
+	asked  time.Time
+	answer agent.NodeStatus
+	err    error
+}
+
+// refresh puts what the API says into s, if it has to be asked and may be: only
+// root may read the node's certificate. Otherwise s stays as it is.
+func (q *nodeQuestion) refresh(ctx context.Context, s *agent.Status, running bool) error {
+	fresh := s.Node.Asked != nil && time.Since(*s.Node.Asked) < askEvery
+	if s.Phase != agent.Joined || running && (fresh || s.Node.Asked == nil) {
+		return nil
+	}
+	if q.asked.IsZero() || time.Since(q.asked) >= askEvery {
+		q.answer, q.err = q.app.askNode(ctx, q.loader)
+		q.asked = time.Now()
+	}
+	switch {
+	case q.err == nil:
+		s.Node = q.answer
+	case running:
+		return nil // what the agent knows is better than nothing
+	}
+	return q.err
+}
+
+// askNode asks with the node's own pair, as the config says how to get there.
+func (a *app) askNode(ctx context.Context, l *loader) (agent.NodeStatus, error) {
+	cfg := agent.Config{Paths: a.paths}
+	if good, err := l.load(); err == nil {
+		cfg = good.agent
+	}
+	cfg.NodeName = "node" // that of the join counts
+	w := a.wire(cfg, silence())
+	defer w.close()
+	ctx, cancel := context.WithTimeout(ctx, askEvery)
+	defer cancel()
+	return agent.AskNode(ctx, cfg, w.deps)
 }
 
 // watchRun watches the folder of status.json; nil if that is not possible.
@@ -127,8 +199,7 @@ func (a *app) watchRun() *fsnotify.Watcher {
 
 // nextChange blocks until there is something new to see; false when ctx ended.
 // While the agent does not run nobody writes, so it looks by the clock, too.
-func (a *app) nextChange(ctx context.Context, changes *fsnotify.Watcher, running bool) bool {
-	every := 30 * time.Second // a change that inotify lost
+func (a *app) nextChange(ctx context.Context, changes *fsnotify.Watcher, running bool, every time.Duration) bool {
 	if changes == nil || !running {
 		every = pollEvery
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -209,4 +210,19 @@ func TestBarShowsWhatIsAboveZeroAndNeverMoreThanItsWidth(t *testing.T) {
 			}
 		}
 	}
+}
+
+func TestMachine(t *testing.T) {
+	rows := []preflight.Row{
+		{Name: "kubelet", Verdict: preflight.Pass, Message: "v1.36.3 at /usr/bin/kubelet"},
+		{Name: "API server", Verdict: preflight.Warn, Message: "the kubelet (v1.36.3) is newer than the API server (v1.35.4), which Kubernetes does not support", Reason: fault.VersionSkew, Remedy: "Install a kubelet of the API server's minor version, or up to three older."},
+		{Name: "identity", Verdict: preflight.Skip, Message: "only root can look: open /var/lib/bootstrap-agent/manifest.json: permission denied", NeedsRoot: true},
+		{Name: "swap", Verdict: preflight.Fail, Message: "on (/dev/sda2); the kubelet does not start with it", Reason: fault.MachineUnfit, Remedy: "`swapoff -a`, and take swap out of /etc/fstab."},
+		{Name: "port 10250", Verdict: preflight.Warn, Message: "held by \x1b[2J\na process", Reason: fault.MachineWarning, Remedy: "Stop it."},
+	}
+	rich := Style{Now: noon, Width: 90, Unicode: true}
+	golden(t, "machine", Machine(rows, rich))
+	golden(t, "machine-ascii", Machine(rows, Style{Now: noon, Width: 72}))
+	golden(t, "machine-fit", Machine(rows[:1], rich))
+	golden(t, "machine-warned", Machine(rows[:3], rich))
 }
