@@ -81,13 +81,13 @@ type memory struct {
 	leaseFor      time.Duration // the kubelet start (monotonic) whose Lease was seen renewed
 	leaseKnown    bool
 	node          Node
-	nodeAsked     time.Time       // when the API was asked about it last
-	versionAsked  bool            // the API server has told its version
-	skew          string          // what is to be said of it and the kubelet's
-	findings      []preflight.Row // of the last look around the machine
-	nameWasFree   bool            // the API had no Node of our name before the kubelet was started
-	unauthorized  time.Time       // the API answered 401 to the pair for the first time
-	rejected      string          // serial of a pair that was refused twice
+	nodeAsked     time.Time        // when the API was asked about it last
+	versionAsked  bool             // the API server has told its version
+	skew          string           // what is to be said of it and the kubelet's
+	findings      []*preflight.Row // of the last look around the machine
+	nameWasFree   bool             // the API had no Node of our name before the kubelet was started
+	unauthorized  time.Time        // the API answered 401 to the pair for the first time
+	rejected      string           // serial of a pair that was refused twice
 	nextAPICheck  time.Time
 	eager         time.Duration // pause before the next look at a node that is not Ready yet
 	serverDue     time.Time     // when a provisional server is given up for cluster-info's

@@ -100,15 +100,13 @@ func (a *Agent) kubeletVersion() kubelet.Version {
 // milliseconds. It is for a join that waits or fails, never on the way of one that
 // goes on. What it finds is told beside the phase and refuses nothing.
 func (a *Agent) lookAround() {
-	a.memory.findings = preflight.Findings(machineRows(a.machine(), a.files.Layout, a.cfg, a.kubeletSettings(), a.kubeletVersion(), a.likelyRuntime()))
+	a.memory.findings = preflight.Findings(a.machineRows(a.kubeletVersion(), a.likelyRuntime()))
 }
 
 // lookAtRest keeps of the findings what still matters while the kubelet runs:
 // that it started answers the rest.
 func (a *Agent) lookAtRest() {
-	m := a.machine()
-	rows := append(diskRows(m, a.files.Layout, a.cfg, a.likelyRuntime()), m.Forwarding(a.cfg.NodeIP))
-	a.memory.findings = preflight.Findings(rows)
+	a.memory.findings = preflight.Findings(a.lastingRows(a.likelyRuntime()))
 }
 
 // likelyRuntime is the runtime that was asked beside the request, else the one

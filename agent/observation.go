@@ -34,7 +34,7 @@ type Observation struct {
 	// server, once both are known.
 	Skew string
 	// Findings are what the last look around this machine has found wrong.
-	Findings []preflight.Row
+	Findings []*preflight.Row
 	// Renewal is what is known of the next renewal of the certificate.
 	Renewal Renewal
 	// Serving is how the API server can reach this kubelet.

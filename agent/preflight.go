@@ -27,14 +27,14 @@ type PreflightInput struct {
 // far as its files, systemd and one anonymous question to the API servers tell.
 // It needs no lock and no root, and changes nothing; rows that only root can
 // fill say so. The order of the rows is that in which a join would meet them.
-func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []preflight.Row {
+func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []*preflight.Row {
 	configured := cfg.NodeName
 	if cfg.NodeName == "" {
 		cfg.NodeName = "node" // only a name can be missing; its row tells
 	}
 	a, err := New(cfg, deps)
 	if err != nil {
-		return []preflight.Row{preflight.Of("config", "", err)}
+		return []*preflight.Row{preflight.Of("config", "", err)}
 	}
 	recorded, recordErr := readManifest(cfg.Paths)
 	if recordErr == nil {
@@ -42,9 +42,7 @@ func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []
 	} // else: only root may see it
 	path, version, versionErr := a.askBinary(ctx)
 	server := greeted(ctx, cfg, in)
-	machine := a.machine()
-	settings := a.kubeletSettings()
-	rows := []preflight.Row{
+	rows := []*preflight.Row{
 		preflight.Kubelet(path, version, versionErr),
 		preflight.APIServer(version, server),
 		preflight.Clock(server),
@@ -57,28 +55,34 @@ func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []
 	}
 	runtime, runtimeErr := a.renderer().runtime(ctx, a.renderer().likely())
 	rows = append(rows, runtimeRow(runtime.found, runtimeErr))
-	rows = append(rows, machineRows(machine, a.files.Layout, cfg, settings, version, runtime.found)...)
+	rows = append(rows, a.machineRows(version, runtime.found)...)
 	return append(rows, preflight.HostName(ctx, configured, in.Hostname, in.Lookup))
 }
 
 // machineRows are the rows that files alone decide. The daemon tells them, too.
-func machineRows(m preflight.Machine, layout kubelet.Layout, cfg Config, s kubelet.Settings, v kubelet.Version, r kubelet.Runtime) []preflight.Row {
-	rows := []preflight.Row{m.Cgroups(s, v), m.CgroupDriver(s, v, r), m.Swap(s)}
+func (a *Agent) machineRows(v kubelet.Version, r kubelet.Runtime) []*preflight.Row {
+	m, in := a.machine(), a.kubeletInput()
+	s, err := kubelet.ReadSettings(in)
+	if err != nil {
+		a.log.WithError(err).Debug("cannot tell the kubelet's settings")
+	}
+	rows := []*preflight.Row{m.Cgroups(s, v), m.CgroupDriver(s, v, r), m.Swap(s)}
 	if s.ProtectKernelDefaults {
 		rows = append(rows, m.KernelDefaults())
 	}
 	rows = append(rows, m.Port(s))
-	if url, enabled, err := healthURL(cfg, layout); err == nil && enabled {
+	if url, enabled, err := kubelet.HealthAddress(in); err == nil && enabled {
 		rows = append(rows, m.HealthPort(url))
 	}
-	rows = append(rows, m.Forwarding(cfg.NodeIP), m.BridgeFilter(), m.Overlay())
-	rows = append(rows, diskRows(m, layout, cfg, r)...)
-	return append(rows, m.Tools(v))
+	rows = append(rows, m.BridgeFilter(), m.Overlay(), m.Tools(v))
+	return append(rows, a.lastingRows(r)...)
 }
 
-func diskRows(m preflight.Machine, layout kubelet.Layout, cfg Config, r kubelet.Runtime) []preflight.Row {
-	var rows []preflight.Row
-	for _, disk := range preflight.Disks(cfg.Paths.State, layout.Root(), r) {
+// lastingRows are those that matter still when the kubelet runs.
+func (a *Agent) lastingRows(r kubelet.Runtime) []*preflight.Row {
+	m := a.machine()
+	rows := []*preflight.Row{m.Forwarding(a.cfg.NodeIP)}
+	for _, disk := range preflight.Disks(a.cfg.Paths.State, a.files.Root(), r) {
 		rows = append(rows, m.Disk(disk))
 	}
 	return rows
@@ -100,10 +104,10 @@ func (a *Agent) askBinary(ctx context.Context) (path string, v kubelet.Version, 
 	return path, v, v.Supported()
 }
 
-// kubeletSettings reads what is known of the kubelet's configuration before it
-// runs: the operator's file, else the one that the agent wrote, with drop-ins
-// and arguments over it. What cannot be read counts as not set.
-func (a *Agent) kubeletSettings() kubelet.Settings {
+// kubeletInput is what is known of the kubelet's configuration before it runs:
+// the operator's file, else the one that the agent wrote, with drop-ins and
+// arguments over it. What cannot be read counts as not there.
+func (a *Agent) kubeletInput() kubelet.HealthInput {
 	in := kubelet.HealthInput{Args: a.cfg.Kubelet.ExtraArgs}
 	switch {
 	case a.cfg.Kubelet.ConfigFile != "":
@@ -114,24 +118,7 @@ func (a *Agent) kubeletSettings() kubelet.Settings {
 	if dir := a.cfg.Kubelet.ConfigDir; dir != "" {
 		in.DropIns, _ = kubelet.DropIns(dir)
 	}
-	s, err := kubelet.ReadSettings(in)
-	if err != nil {
-		a.log.WithError(err).Debug("cannot tell the kubelet's settings")
-	}
-	return s
-}
-
-func healthURL(cfg Config, layout kubelet.Layout) (url string, enabled bool, err error) {
-	in := kubelet.HealthInput{Args: cfg.Kubelet.ExtraArgs}
-	if cfg.Kubelet.ConfigFile != "" {
-		in.Config, _ = readSmall(cfg.Kubelet.ConfigFile)
-	} else {
-		in.Config, _ = readSmall(layout.ConfigFile())
-	}
-	if cfg.Kubelet.ConfigDir != "" {
-		in.DropIns, _ = kubelet.DropIns(cfg.Kubelet.ConfigDir)
-	}
-	return kubelet.HealthAddress(in)
+	return in
 }
 
 // greeted asks the API servers, where there are any to ask.
@@ -163,7 +150,7 @@ func (a *Agent) proxying(in PreflightInput, server *preflight.Server) preflight.
 
 // identityRow looks for somebody else's kubelet. Without the record of what is
 // ours nothing can be told apart.
-func (a *Agent) identityRow(unit systemd.Unit, recordErr error) preflight.Row {
+func (a *Agent) identityRow(unit systemd.Unit, recordErr error) *preflight.Row {
 	const name = "identity"
 	if recordErr != nil {
 		return preflight.Of(name, "", recordErr)
@@ -177,7 +164,7 @@ func (a *Agent) identityRow(unit systemd.Unit, recordErr error) preflight.Row {
 
 // unitRow looks at kubelet.service. Where systemd has not read it since it
 // changed, a join would have it do so; a check changes nothing.
-func (a *Agent) unitRow(ctx context.Context, unit systemd.Unit, err error) preflight.Row {
+func (a *Agent) unitRow(ctx context.Context, unit systemd.Unit, err error) *preflight.Row {
 	if err != nil {
 		return preflight.Of(UnitName, "", err)
 	}
@@ -199,14 +186,14 @@ func (a *Agent) unitRow(ctx context.Context, unit systemd.Unit, err error) prefl
 
 // configRow is the kubelet's configuration, as far as it is a matter of this
 // machine; its message is empty where there is nothing to say.
-func (a *Agent) configRow() preflight.Row {
+func (a *Agent) configRow() *preflight.Row {
 	err := errors.Join(a.renderer().operatorConfig(), a.clientCAFile(), a.theirConfig())
 	return preflight.Of("kubelet config", a.cfg.Kubelet.ConfigFile, err)
 }
 
 // runtimeRow is the runtime's. A socket that only root may open tells nothing
 // about who is behind it.
-func runtimeRow(r kubelet.Runtime, err error) preflight.Row {
+func runtimeRow(r kubelet.Runtime, err error) *preflight.Row {
 	const name = "runtime"
 	if fault.ReasonOf(err) == fault.RuntimeNotReady && strings.Contains(err.Error(), "permission denied") {
 		row := preflight.NotSeen(name, "only root may talk to it: "+err.Error())

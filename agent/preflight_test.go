@@ -16,7 +16,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
-func (r *rig) preflight() map[string]preflight.Row {
+func (r *rig) preflight() map[string]*preflight.Row {
 	r.t.Helper()
 	rows := Preflight(r.t.Context(), r.cfg, r.deps, PreflightInput{
 		Hostname: "worker-1", Greet: (&discovery.Discoverer{}).Greet,
@@ -24,7 +24,7 @@ func (r *rig) preflight() map[string]preflight.Row {
 			return []netip.Addr{netip.MustParseAddr("10.0.0.7")}, nil
 		},
 	})
-	out := map[string]preflight.Row{}
+	out := map[string]*preflight.Row{}
 	for _, row := range rows {
 		if _, twice := out[row.Name]; twice {
 			r.t.Errorf("two rows are called %q", row.Name)

@@ -28,24 +28,22 @@ type Greeting struct {
 	Peer       []CertificateReport // the chain it showed, its own certificate first
 }
 
-// Greet asks the endpoints for their version, anonymously, and returns the first
-// answer, whatever its status. The error is that of the connection.
+// Greet asks the endpoints for their version, anonymously and one after the
+// other, until one answers, whatever its status. The error has the reason of the
+// first.
 func (d *Discoverer) Greet(ctx context.Context, endpoints []Endpoint, proxy func(*url.URL) (*url.URL, error)) (*Greeting, error) {
-	endpoints = distinct(endpoints)
 	if len(endpoints) == 0 {
 		return nil, fault.New(fault.ConfigInvalid, "endpoints: none is configured")
 	}
-	won, g, errs := race(ctx, len(endpoints), d.Limits.orDefaults().Stagger, func(ctx context.Context, i int) (*Greeting, error) {
-		g, err := d.greet(ctx, endpoints[i], proxy)
-		if err != nil {
-			return nil, naming(endpoints[i], err)
+	var errs joined
+	for _, e := range endpoints {
+		g, err := d.greet(ctx, e, proxy)
+		if err == nil {
+			return g, nil
 		}
-		return g, nil
-	})
-	if won < 0 {
-		return nil, decide(ctx, endpoints, make([]EndpointReport, len(endpoints)), errs)
+		errs = append(errs, naming(e, err))
 	}
-	return g, nil
+	return nil, fault.New(fault.ReasonOf(errs[0]), "no API server answers: %w", errs)
 }
 
 func (d *Discoverer) greet(ctx context.Context, e Endpoint, proxy func(*url.URL) (*url.URL, error)) (*Greeting, error) {

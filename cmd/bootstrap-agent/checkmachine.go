@@ -31,7 +31,7 @@ func (a *app) checkMachine(ctx context.Context, l *loader, f checkFlags) error {
 	rows := agent.Preflight(ctx, cfg, w.deps, agent.PreflightInput{
 		Hostname: host, Environ: a.environ, Greet: d.Greet, Lookup: a.lookup(),
 	})
-	rows = append([]preflight.Row{configRow}, rows...)
+	rows = append([]*preflight.Row{configRow}, rows...)
 	failed, any := preflight.FirstFailed(rows)
 	if f.output == "json" {
 		err = a.printJSON(machineDocument(rows))
@@ -59,7 +59,7 @@ func (a *app) lookup() preflight.Lookup {
 // machineToCheck takes the config as far as it is there and may be read: a
 // machine is looked at before it has one, too. What flags say counts in any
 // case. The row tells what was taken.
-func (a *app) machineToCheck(l *loader) (agent.Config, preflight.Row, error) {
+func (a *app) machineToCheck(l *loader) (agent.Config, *preflight.Row, error) {
 	const name = "config"
 	good, err := l.load()
 	if err == nil {
@@ -91,14 +91,14 @@ func (a *app) machineToCheck(l *loader) (agent.Config, preflight.Row, error) {
 }
 
 // machineDocument is the report for `-o json`. Fields are only ever added.
-func machineDocument(rows []preflight.Row) any {
+func machineDocument(rows []*preflight.Row) any {
 	type document struct {
 		OK       bool            `json:"ok"`
 		Reason   fault.Reason    `json:"reason,omitempty"` // of the first row that failed
 		Failed   int             `json:"failed"`
 		Warnings int             `json:"warnings"`
 		Skipped  int             `json:"skipped"`
-		Rows     []preflight.Row `json:"rows"`
+		Rows     []*preflight.Row `json:"rows"`
 	}
 	out := document{Rows: rows}
 	for _, r := range rows {

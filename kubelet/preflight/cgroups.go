@@ -12,7 +12,7 @@ const firstWithoutV1 = 35
 
 // Cgroups looks at the version of the cgroups and at the controllers that the
 // kubelet needs. v may be unknown.
-func (m Machine) Cgroups(s kubelet.Settings, v kubelet.Version) Row {
+func (m Machine) Cgroups(s kubelet.Settings, v kubelet.Version) *Row {
 	const name = "cgroups"
 	if (kubelet.Host{Root: m.Root}).CgroupV2() {
 		data, err := m.read("/sys/fs/cgroup/cgroup.controllers")
@@ -72,7 +72,7 @@ const firstToAsk = 31
 
 // CgroupDriver looks whether runtime and kubelet manage cgroups in the same way.
 // v may be unknown.
-func (m Machine) CgroupDriver(s kubelet.Settings, v kubelet.Version, r kubelet.Runtime) Row {
+func (m Machine) CgroupDriver(s kubelet.Settings, v kubelet.Version, r kubelet.Runtime) *Row {
 	const name = "cgroup driver"
 	const agree = "Set the same in both: `SystemdCgroup = true` under the runc options of /etc/containerd/config.toml, or cgroupDriver in the kubelet's configuration."
 	if r.Endpoint == "" {

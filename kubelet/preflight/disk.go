@@ -45,7 +45,7 @@ func Disks(state, kubeletDir string, r kubelet.Runtime) []Disk {
 }
 
 // Disk looks at the space left for a folder, which need not exist yet.
-func (m Machine) Disk(d Disk) Row {
+func (m Machine) Disk(d Disk) *Row {
 	name := d.Name
 	space, err := m.space(d.Path)
 	if err != nil {
@@ -55,8 +55,8 @@ func (m Machine) Disk(d Disk) Row {
 	if space.Total > 0 {
 		free = fmt.Sprintf("%s (%d %%) free for %s", size(space.Available), percent(space.Available, space.Total), plain(d.Path))
 	}
-	unwritable := func(remedy, format string, args ...any) Row {
-		return Row{Name: name, Verdict: Fail, Message: fmt.Sprintf(format, args...), Remedy: remedy, Reason: fault.WriteFailed}
+	unwritable := func(remedy, format string, args ...any) *Row {
+		return &Row{Name: name, Verdict: Fail, Message: fmt.Sprintf(format, args...), Remedy: remedy, Reason: fault.WriteFailed}
 	}
 	const room = "Make room there, or put the folder on a larger file system."
 	switch {

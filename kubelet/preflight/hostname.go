@@ -17,7 +17,7 @@ const lookupTimeout = 3 * time.Second
 
 // HostName looks whether this machine's name can be a node's, and whether it
 // resolves. configured is the key nodeName; a nil lookup asks nobody.
-func HostName(ctx context.Context, configured, hostname string, lookup Lookup) Row {
+func HostName(ctx context.Context, configured, hostname string, lookup Lookup) *Row {
 	const name = "host name"
 	node, err := kubelet.NodeName(configured, hostname)
 	if err != nil {

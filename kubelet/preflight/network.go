@@ -8,7 +8,7 @@ import (
 
 // Forwarding looks whether the kernel passes packets on between Pods and the
 // rest. nodeIP is the configured one: it says which families count.
-func (m Machine) Forwarding(nodeIP string) Row {
+func (m Machine) Forwarding(nodeIP string) *Row {
 	const name = "ip forwarding"
 	type family struct{ path, key string }
 	wanted := []family{}
@@ -37,7 +37,7 @@ func (m Machine) Forwarding(nodeIP string) Row {
 
 // BridgeFilter looks whether packets that cross a bridge meet the rules of
 // iptables, on which Services depend with most pod networks.
-func (m Machine) BridgeFilter() Row {
+func (m Machine) BridgeFilter() *Row {
 	const name = "br_netfilter"
 	value, err := m.sysctl("net/bridge/bridge-nf-call-iptables")
 	switch {
@@ -55,7 +55,7 @@ func (m Machine) BridgeFilter() Row {
 
 // Overlay looks whether the file system that images are unpacked on is there.
 // It is loaded when it is first mounted, so a module on the disk is enough.
-func (m Machine) Overlay() Row {
+func (m Machine) Overlay() *Row {
 	const name = "overlay"
 	data, err := m.read("/proc/filesystems")
 	if err != nil {
@@ -95,7 +95,7 @@ var kernelDefaults = []struct{ path, want string }{
 
 // KernelDefaults looks at the kernel settings that a kubelet sets by itself, and
 // insists on when its configuration says protectKernelDefaults.
-func (m Machine) KernelDefaults() Row {
+func (m Machine) KernelDefaults() *Row {
 	const name = "kernel settings"
 	var wrong []string
 	for _, d := range kernelDefaults {

@@ -32,7 +32,7 @@ type listener struct {
 
 // Port looks whether the port that the API server calls the kubelet on is free,
 // or held by kubelet.service itself.
-func (m Machine) Port(s kubelet.Settings) Row {
+func (m Machine) Port(s kubelet.Settings) *Row {
 	port := s.Port
 	if port == 0 {
 		port = kubeletPort
@@ -64,7 +64,7 @@ func (m Machine) Port(s kubelet.Settings) Row {
 
 // HealthPort looks whether the kubelet can open its health endpoint, given as
 // the URL that the agent will ask.
-func (m Machine) HealthPort(url string) Row {
+func (m Machine) HealthPort(url string) *Row {
 	at, err := netip.ParseAddrPort(strings.TrimSuffix(strings.TrimPrefix(strings.Replace(url, "//localhost:", "//127.0.0.1:", 1), "http://"), "/healthz"))
 	if err != nil {
 		return NotSeen("port "+strconv.Itoa(healthPort), "where the kubelet answers for its health cannot be told")

@@ -9,7 +9,7 @@
 // for no more than the rows that say so. Everything is read below one root
 // folder, so that tests can lay out a machine in a scratch folder.
 //
-//	/proc, /sys, /etc, kubelet.Settings, kubelet.Version --Machine--> []Row
+//	/proc, /sys, /etc, kubelet.Settings, kubelet.Version --Machine--> []*Row
 package preflight
 
 import (
@@ -35,7 +35,8 @@ const (
 	Skip Verdict = "skip" // it could not be looked at: no verdict
 )
 
-// Row is one thing that was looked at. Fields are only ever added.
+// Row is one thing that was looked at. Fields are only ever added. Rows are
+// handed on as pointers: as values they would cost 20 KB of code.
 type Row struct {
 	Name    string  `json:"name"`
 	Verdict Verdict `json:"verdict"`
@@ -89,58 +90,58 @@ func (m Machine) sysctl(name string) (string, error) {
 	return strings.TrimSpace(string(data)), err
 }
 
-func pass(name, format string, args ...any) Row {
-	return Row{Name: name, Verdict: Pass, Message: fmt.Sprintf(format, args...)}
+func pass(name, format string, args ...any) *Row {
+	return &Row{Name: name, Verdict: Pass, Message: fmt.Sprintf(format, args...)}
 }
 
-func warn(name, remedy, format string, args ...any) Row {
-	return Row{Name: name, Verdict: Warn, Message: fmt.Sprintf(format, args...), Remedy: remedy, Reason: fault.MachineWarning}
+func warn(name, remedy, format string, args ...any) *Row {
+	return &Row{Name: name, Verdict: Warn, Message: fmt.Sprintf(format, args...), Remedy: remedy, Reason: fault.MachineWarning}
 }
 
-func fail(name, remedy, format string, args ...any) Row {
-	return Row{Name: name, Verdict: Fail, Message: fmt.Sprintf(format, args...), Remedy: remedy, Reason: fault.MachineUnfit}
+func fail(name, remedy, format string, args ...any) *Row {
+	return &Row{Name: name, Verdict: Fail, Message: fmt.Sprintf(format, args...), Remedy: remedy, Reason: fault.MachineUnfit}
 }
 
 // Of makes a row of something that another room has judged: its error is the
 // verdict, with the error's own reason and remedy. Nothing wrong: it passes with
 // message. What only root may see is skipped, an error without a reason too.
-func Of(name, message string, err error) Row {
+func Of(name, message string, err error) *Row {
 	switch reason := fault.ReasonOf(err); {
 	case err == nil:
 		return pass(name, "%s", message)
 	case errors.Is(err, fs.ErrPermission) || reason == "":
 		return unseen(name, err)
 	default:
-		return Row{Name: name, Verdict: Fail, Message: oneLine(err.Error()), Remedy: fault.HintOf(err), Reason: reason}
+		return &Row{Name: name, Verdict: Fail, Message: oneLine(err.Error()), Remedy: fault.HintOf(err), Reason: reason}
 	}
 }
 
 // unseen is the row of what could not be looked at.
-func unseen(name string, err error) Row {
+func unseen(name string, err error) *Row {
 	if errors.Is(err, fs.ErrPermission) {
-		return Row{Name: name, Verdict: Skip, Message: "only root can look: " + oneLine(err.Error()), NeedsRoot: true}
+		return &Row{Name: name, Verdict: Skip, Message: "only root can look: " + oneLine(err.Error()), NeedsRoot: true}
 	}
-	return Row{Name: name, Verdict: Skip, Message: "cannot be looked at: " + oneLine(err.Error())}
+	return &Row{Name: name, Verdict: Skip, Message: "cannot be looked at: " + oneLine(err.Error())}
 }
 
 // NotSeen is the row of something that was not looked at, and why.
-func NotSeen(name, why string) Row { return Row{Name: name, Verdict: Skip, Message: why} }
+func NotSeen(name, why string) *Row { return &Row{Name: name, Verdict: Skip, Message: why} }
 
 func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
 // FirstFailed returns the first row that failed.
-func FirstFailed(rows []Row) (Row, bool) {
+func FirstFailed(rows []*Row) (*Row, bool) {
 	for _, r := range rows {
 		if r.Verdict == Fail {
 			return r, true
 		}
 	}
-	return Row{}, false
+	return nil, false
 }
 
 // Findings are the rows that warn or fail.
-func Findings(rows []Row) []Row {
-	var out []Row
+func Findings(rows []*Row) []*Row {
+	var out []*Row
 	for _, r := range rows {
 		if r.Verdict == Warn || r.Verdict == Fail {
 			out = append(out, r)

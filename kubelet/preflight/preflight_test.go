@@ -45,7 +45,7 @@ func must(t *testing.T, err error) {
 }
 
 // wantRow checks verdict and text, and what every row has to keep to.
-func wantRow(t *testing.T, got Row, verdict Verdict, text string) {
+func wantRow(t *testing.T, got *Row, verdict Verdict, text string) {
 	t.Helper()
 	if got.Verdict != verdict || !strings.Contains(got.Message, text) {
 		t.Errorf("got %+v, want %s with %q", got, verdict, text)
@@ -147,10 +147,10 @@ func TestCgroupDriver(t *testing.T) {
 }
 
 func TestKernelSideOfThePodNetwork(t *testing.T) {
-	forward := func(ip string) func(Machine) Row { return func(m Machine) Row { return m.Forwarding(ip) } }
+	forward := func(ip string) func(Machine) *Row { return func(m Machine) *Row { return m.Forwarding(ip) } }
 	for name, c := range map[string]struct {
 		f       files
-		row     func(Machine) Row
+		row     func(Machine) *Row
 		verdict Verdict
 		text    string
 	}{
@@ -284,7 +284,7 @@ func TestRowsOfOtherRooms(t *testing.T) {
 			}
 		})
 	}
-	rows := []Row{pass("a", "x"), warn("b", "r", "x"), NotSeen("c", "x"), fail("d", "r", "x"), fail("e", "r", "x")}
+	rows := []*Row{pass("a", "x"), warn("b", "r", "x"), NotSeen("c", "x"), fail("d", "r", "x"), fail("e", "r", "x")}
 	if first, ok := FirstFailed(rows); !ok || first.Name != "d" {
 		t.Errorf("%+v", first)
 	}

@@ -22,7 +22,7 @@ type Server struct {
 
 // APIServer compares the kubelet's version with the API server's. nil: there is
 // none to ask.
-func APIServer(v kubelet.Version, s *Server) Row {
+func APIServer(v kubelet.Version, s *Server) *Row {
 	const name = "API server"
 	const skew = "Install a kubelet of the API server's minor version, or up to three older."
 	if s == nil {
@@ -55,7 +55,7 @@ func APIServer(v kubelet.Version, s *Server) Row {
 const muchSkew = 30 * time.Second
 
 // Clock compares this machine's clock with the API server's.
-func Clock(s *Server) Row {
+func Clock(s *Server) *Row {
 	const name = "clock"
 	if s == nil || s.Err != nil || s.Time.IsZero() {
 		return NotSeen(name, "no API server has told the time")
@@ -73,7 +73,7 @@ func Clock(s *Server) Row {
 	}
 }
 
-func skewed(apart time.Duration, where string) Row {
+func skewed(apart time.Duration, where string) *Row {
 	row := warn("clock", "Set the clock and keep it: chrony or systemd-timesyncd.",
 		"%s %s the API server's; a new certificate is valid from five minutes before its issue", apart.Abs().Round(time.Second), where)
 	row.Reason = fault.ClockSkew
@@ -90,7 +90,7 @@ type Proxying struct {
 
 // Proxy looks which way the requests to the API server go. Values of variables
 // and of proxyURL are never shown: they may hold a password.
-func Proxy(p Proxying) Row {
+func Proxy(p Proxying) *Row {
 	const name = "proxy"
 	if p.Configured == nil {
 		variable := proxyVariable(p.Environ)
@@ -148,7 +148,7 @@ func proxyVariable(environ []string) string {
 // Kubelet is the row of the binary: err is what finding it, asking it and
 // judging its version came to. A binary that could not be asked may still work
 // where systemd runs it, so that alone is a warning.
-func Kubelet(path string, v kubelet.Version, err error) Row {
+func Kubelet(path string, v kubelet.Version, err error) *Row {
 	const name = "kubelet"
 	if err == nil {
 		return pass(name, "%s at %s", v.Text, path)

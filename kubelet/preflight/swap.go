@@ -10,7 +10,7 @@ import (
 )
 
 // Swap looks whether swap is on, and whether this kubelet minds.
-func (m Machine) Swap(s kubelet.Settings) Row {
+func (m Machine) Swap(s kubelet.Settings) *Row {
 	const name = "swap"
 	data, err := m.read("/proc/swaps")
 	if errors.Is(err, fs.ErrNotExist) {

@@ -15,7 +15,7 @@ var toolFolders = []string{"/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/u
 const firstWithoutConntrack = 32
 
 // Tools looks for the programs that kubelet, kube-proxy and pod network call.
-func (m Machine) Tools(v kubelet.Version) Row {
+func (m Machine) Tools(v kubelet.Version) *Row {
 	const name = "tools"
 	switch {
 	case !m.has("mount"):

@@ -9,7 +9,7 @@ import (
 
 // Machine renders the rows of a machine check, each that does not pass with its
 // remedy, and what they come to.
-func Machine(rows []preflight.Row, st Style) string {
+func Machine(rows []*preflight.Row, st Style) string {
 	var b strings.Builder
 	width := 0
 	for _, r := range rows {

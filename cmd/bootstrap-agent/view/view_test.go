@@ -213,7 +213,7 @@ func TestBarShowsWhatIsAboveZeroAndNeverMoreThanItsWidth(t *testing.T) {
 }
 
 func TestMachine(t *testing.T) {
-	rows := []preflight.Row{
+	rows := []*preflight.Row{
 		{Name: "kubelet", Verdict: preflight.Pass, Message: "v1.36.3 at /usr/bin/kubelet"},
 		{Name: "API server", Verdict: preflight.Warn, Message: "the kubelet (v1.36.3) is newer than the API server (v1.35.4), which Kubernetes does not support", Reason: fault.VersionSkew, Remedy: "Install a kubelet of the API server's minor version, or up to three older."},
 		{Name: "identity", Verdict: preflight.Skip, Message: "only root can look: open /var/lib/bootstrap-agent/manifest.json: permission denied", NeedsRoot: true},
