@@ -32,7 +32,6 @@ func (a *app) checkMachine(ctx context.Context, l *loader, f checkFlags) error {
 		Hostname: host, Environ: a.environ, Greet: d.Greet, Lookup: a.lookup(),
 	})
 	rows = append([]*preflight.Row{configRow}, rows...)
-	failed, any := preflight.FirstFailed(rows)
 	if f.output == "json" {
 		err = a.printJSON(machineDocument(rows))
 	} else {
@@ -41,7 +40,7 @@ func (a *app) checkMachine(ctx context.Context, l *loader, f checkFlags) error {
 	if err != nil {
 		return err
 	}
-	if any {
+	if failed := preflight.FirstFailed(rows); failed != nil {
 		entry, _ := fault.Lookup(failed.Reason)
 		return &exitError{entry.Exit} // the rows have said it all
 	}
@@ -93,11 +92,11 @@ func (a *app) machineToCheck(l *loader) (agent.Config, *preflight.Row, error) {
 // machineDocument is the report for `-o json`. Fields are only ever added.
 func machineDocument(rows []*preflight.Row) any {
 	type document struct {
-		OK       bool            `json:"ok"`
-		Reason   fault.Reason    `json:"reason,omitempty"` // of the first row that failed
-		Failed   int             `json:"failed"`
-		Warnings int             `json:"warnings"`
-		Skipped  int             `json:"skipped"`
+		OK       bool             `json:"ok"`
+		Reason   fault.Reason     `json:"reason,omitempty"` // of the first row that failed
+		Failed   int              `json:"failed"`
+		Warnings int              `json:"warnings"`
+		Skipped  int              `json:"skipped"`
 		Rows     []*preflight.Row `json:"rows"`
 	}
 	out := document{Rows: rows}
@@ -111,7 +110,9 @@ func machineDocument(rows []*preflight.Row) any {
 			out.Skipped++
 		}
 	}
-	first, failed := preflight.FirstFailed(rows)
-	out.OK, out.Reason = !failed, first.Reason
+	first := preflight.FirstFailed(rows)
+	if out.OK = first == nil; !out.OK {
+		out.Reason = first.Reason
+	}
 	return out
 }

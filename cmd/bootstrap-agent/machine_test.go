@@ -62,6 +62,8 @@ func TestCheckMachine(t *testing.T) {
 	d.write("proc/sys/net/ipv4/ip_forward", "0\n", 0o644)
 	d.wantCode(0, "check", "--machine")
 	d.wantText("! ip forwarding", "sysctl -w net.ipv4.ip_forward=1", "1 warning")
+	d.wantCode(0, "check", "--machine", "-o", "json")
+	d.wantText(`"ok": true`, `"warnings": 1`)
 
 	// The first row that fails has the code.
 	d.write("kubelet/kubeconfig", "users: [{name: x, user: {token: "+canary+"}}]\n", 0o600)

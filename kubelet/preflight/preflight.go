@@ -129,14 +129,14 @@ func NotSeen(name, why string) *Row { return &Row{Name: name, Verdict: Skip, Mes
 
 func oneLine(text string) string { return strings.ReplaceAll(text, "\n", "; ") }
 
-// FirstFailed returns the first row that failed.
-func FirstFailed(rows []*Row) (*Row, bool) {
+// FirstFailed returns the first row that failed, nil if none did.
+func FirstFailed(rows []*Row) *Row {
 	for _, r := range rows {
 		if r.Verdict == Fail {
-			return r, true
+			return r
 		}
 	}
-	return nil, false
+	return nil
 }
 
 // Findings are the rows that warn or fail.

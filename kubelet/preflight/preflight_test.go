@@ -285,10 +285,10 @@ func TestRowsOfOtherRooms(t *testing.T) {
 		})
 	}
 	rows := []*Row{pass("a", "x"), warn("b", "r", "x"), NotSeen("c", "x"), fail("d", "r", "x"), fail("e", "r", "x")}
-	if first, ok := FirstFailed(rows); !ok || first.Name != "d" {
+	if first := FirstFailed(rows); first == nil || first.Name != "d" {
 		t.Errorf("%+v", first)
 	}
-	if _, ok := FirstFailed(rows[:3]); ok {
+	if FirstFailed(rows[:3]) != nil {
 		t.Error("warnings count as failures")
 	}
 	if found := Findings(rows); len(found) != 3 || found[0].Name != "b" {
