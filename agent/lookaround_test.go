@@ -145,7 +145,7 @@ func lacking(r *rig) (low *atomic.Bool) {
 	return low
 }
 
-func hasNote(s Status, text string) bool {
+func tells(s Status, text string) bool {
 	return slices.ContainsFunc(s.Notes, func(n Note) bool { return strings.Contains(n.Message, text) && n.Hint != "" })
 }
 
@@ -164,16 +164,16 @@ func TestFindingsAreToldBesideAStartThatFails(t *testing.T) {
 		return starts(argv)
 	}
 	_, stop := r.start()
-	s := r.await("the findings", func(s Status) bool { return hasNote(s, "swap: on (/dev/sda2)") && hasNote(s, "disk: kubelet") })
+	s := r.await("the findings", func(s Status) bool { return tells(s, "swap: on (/dev/sda2)") && tells(s, "disk: kubelet") })
 	if n, ok := noteOf(s, fault.MachineUnfit); s.Reason != fault.KubeletFailed || !ok || !strings.Contains(n.Message, "does not start") {
 		t.Errorf("reason %s, notes %+v", s.Reason, s.Notes) // its config is written by now, and silent about swap
 	}
 	works.Store(true)
 	r.await("the join, with what still matters", func(s Status) bool {
-		return s.Phase == Joined && !hasNote(s, "swap") && hasNote(s, "disk: kubelet")
+		return s.Phase == Joined && !tells(s, "swap") && tells(s, "disk: kubelet")
 	})
 	low.Store(false)
-	r.await("the end of that", func(s Status) bool { return s.Phase == Joined && !hasNote(s, "disk") })
+	r.await("the end of that", func(s Status) bool { return s.Phase == Joined && !tells(s, "disk") })
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
@@ -190,7 +190,7 @@ func TestFindingsAreToldBesideALongWaitForApproval(t *testing.T) {
 	}
 	made.Backstops = 1
 	a.progress(made, Observation{})
-	if s, _ := r.last(); !hasNote(s, "swap: on (/dev/sda2)") || s.Reason != "" {
+	if s, _ := r.last(); !tells(s, "swap: on (/dev/sda2)") || s.Reason != "" {
 		t.Errorf("%+v", s)
 	}
 }

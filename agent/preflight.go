@@ -41,7 +41,7 @@ func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []
 		a.manifest = recorded
 	} // else: only root may see it
 	path, version, versionErr := a.askBinary(ctx)
-	server := greeted(ctx, cfg, in)
+	server := a.greeted(ctx, in)
 	rows := []*preflight.Row{
 		preflight.Kubelet(path, version, versionErr),
 		preflight.APIServer(version, server),
@@ -121,12 +121,33 @@ func (a *Agent) kubeletInput() kubelet.HealthInput {
 	return in
 }
 
-// greeted asks the API servers, where there are any to ask.
-func greeted(ctx context.Context, cfg Config, in PreflightInput) *preflight.Server {
-	if in.Greet == nil || len(cfg.Endpoints) == 0 {
+// servers are the API servers that the configuration names.
+func (a *Agent) servers() []discovery.Endpoint {
+	if a.cfg.Discovery == nil {
+		return a.cfg.Endpoints
+	}
+	file, err := a.cfg.Discovery.Read()
+	if err != nil {
+		return nil // not there yet, or only root may read it
+	}
+	server := file.Server()
+	if u, err := url.Parse(server); err == nil && u.Port() == "" {
+		server += ":443"
+	}
+	e, err := discovery.ParseEndpoint(server)
+	if err != nil {
 		return nil
 	}
-	g, err := in.Greet(ctx, cfg.Endpoints, cfg.Proxy)
+	return []discovery.Endpoint{e}
+}
+
+// greeted asks the API servers, where there are any to ask.
+func (a *Agent) greeted(ctx context.Context, in PreflightInput) *preflight.Server {
+	servers := a.servers()
+	if in.Greet == nil || len(servers) == 0 {
+		return nil
+	}
+	g, err := in.Greet(ctx, servers, a.cfg.Proxy)
 	if err != nil {
 		return &preflight.Server{Err: err}
 	}
@@ -139,7 +160,7 @@ func greeted(ctx context.Context, cfg Config, in PreflightInput) *preflight.Serv
 
 func (a *Agent) proxying(in PreflightInput, server *preflight.Server) preflight.Proxying {
 	p := preflight.Proxying{Configured: a.cfg.Proxy, Environ: in.Environ, Answered: server != nil && server.Err == nil}
-	for _, e := range a.cfg.Endpoints {
+	for _, e := range a.servers() {
 		p.Servers = append(p.Servers, e.URL())
 	}
 	if a.cfg.Server != "" {

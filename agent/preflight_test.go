@@ -121,6 +121,19 @@ func TestPreflightOfANodeSaysThatItIsOne(t *testing.T) {
 	}
 }
 
+func TestPreflightAsksTheServerOfADiscoveryFile(t *testing.T) {
+	r, path := byFile(t, testapi.Options{Quiet: true}, "")
+	if row := r.preflight()["API server"]; row.Verdict != preflight.Pass || !strings.Contains(row.Message, r.api.Host()) {
+		t.Errorf("%+v", row) // it does not tell strangers its version
+	}
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if row := r.preflight()["API server"]; row.Verdict != preflight.Skip {
+		t.Errorf("%+v", row)
+	}
+}
+
 func TestAUnitThatSystemdHasNotReadIsNotReadAnewForACheck(t *testing.T) {
 	r := newRig(t, testapi.Options{Quiet: true})
 	r.units.Change(func(u *systemd.Unit) { u.LoadState, u.NeedDaemonReload = "loaded", true })

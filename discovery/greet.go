@@ -3,7 +3,6 @@ package discovery
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"regexp"
@@ -12,10 +11,8 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-// versionPath may be read by strangers on most clusters, as cluster-info may.
-const versionPath = "/version"
-
-// maxVersion bounds the answer to it; a real one has some 400 bytes.
+// maxVersion bounds the answer to versionPath, which strangers may read on most
+// clusters, as cluster-info; a real one has some 400 bytes.
 const maxVersion = 64 << 10
 
 // Greeting is what an API server tells a stranger. Nothing of it is verified:
@@ -47,38 +44,17 @@ func (d *Discoverer) Greet(ctx context.Context, endpoints []Endpoint, proxy func
 }
 
 func (d *Discoverer) greet(ctx context.Context, e Endpoint, proxy func(*url.URL) (*url.URL, error)) (*Greeting, error) {
-	lim := d.Limits.orDefaults()
-	ctx, cancel := context.WithTimeout(ctx, lim.Whole)
-	defer cancel()
-	var wire wireState
 	var n counters
-	client := &http.Client{
-		Transport:     d.transport(ctx, Request{Proxy: proxy}, lim, &wire),
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-	defer client.CloseIdleConnections()
-	get, err := http.NewRequestWithContext(wire.trace(ctx, &n), http.MethodGet, e.URL()+versionPath, nil)
-	if err != nil {
-		return nil, fmt.Errorf("cannot ask %s: %w", e, err)
-	}
-	get.Header.Set("Accept", "application/json")
-	get.Header.Set("User-Agent", d.userAgent())
-	resp, err := client.Do(get)
-	if err != nil {
-		return nil, wire.classify(ctx, err)
-	}
-	defer func() { _ = resp.Body.Close() }()
-	g := &Greeting{Endpoint: e.String(), LocalTime: d.now()}
-	if date, err := http.ParseTime(resp.Header.Get("Date")); err == nil {
-		g.ServerTime = date
-	}
-	if resp.TLS != nil {
-		g.Peer = reportAll(resp.TLS.PeerCertificates, Pins{})
-	}
-	if body, err := readBody(resp, maxVersion); err == nil && resp.StatusCode == http.StatusOK {
-		g.GitVersion = parseGitVersion(body)
-	}
-	return g, nil
+	var seen EndpointReport
+	g := &Greeting{Endpoint: e.String()}
+	_, err := d.ask(ctx, Request{Proxy: proxy}, e.URL()+versionPath, &n, &seen, func(_ context.Context, resp *http.Response, _ *answer) error {
+		if body, err := readBody(resp, maxVersion); err == nil && resp.StatusCode == http.StatusOK {
+			g.GitVersion = parseGitVersion(body)
+		}
+		return nil
+	})
+	g.ServerTime, g.LocalTime, g.Peer = seen.ServerTime, seen.LocalTime, seen.Peer
+	return g, err
 }
 
 var gitVersion = regexp.MustCompile(`^v[0-9]{1,4}\.[0-9]{1,4}[0-9A-Za-z.+-]{0,100}$`)
