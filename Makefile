@@ -20,6 +20,8 @@ TOOLS := $(LAB_CACHE)/tools
 # Set KUBE_BIN_DIR to a folder with etcd, kube-apiserver, kube-controller-manager,
 # kubelet, kubeadm and kubectl to use those instead of building them.
 KUBE_BIN_DIR ?=
+# The same for the older release that only test-skew uses: any that has all six.
+KUBE_OLD_BIN_DIR ?=
 
 # Kubernetes' own packages are mostly generated code that runs a few times in a
 # join: not inlined, it makes the program half a megabyte smaller.
@@ -31,6 +33,7 @@ FUZZ_EACH ?= 3
 FUZZ_TOTAL ?= 75
 E2E_PACKAGES ?= ./test/...
 E2E_RUN ?= .
+E2E_TAGS ?= e2e
 
 GO_FILES = $(shell git ls-files -co --exclude-standard '*.go')
 RPM_ARCH = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)
@@ -122,8 +125,8 @@ e2e: kube ## scenarios on a real control plane and real machines (E2E_RUN=Regexp
 		packages='$(E2E_PACKAGES)'; if [ ! -e '$(DEB)' ]; then $(MAKE) package; fi; \
 	fi; \
 	mkdir -p bin; code=0; \
-	BOOTSTRAP_AGENT_DEB='$(CURDIR)/$(DEB)' KUBE_BIN_DIR='$(KUBE_BIN_DIR)' \
-		go test -tags e2e $$packages -p 1 -run '$(E2E_RUN)' -count=1 -timeout 40m -v 2>&1 </dev/null | tee bin/e2e.log || code=$$?; \
+	BOOTSTRAP_AGENT_DEB='$(CURDIR)/$(DEB)' KUBE_BIN_DIR='$(KUBE_BIN_DIR)' KUBE_OLD_BIN_DIR='$(KUBE_OLD_BIN_DIR)' \
+		go test -tags '$(E2E_TAGS)' $$packages -p 1 -run '$(E2E_RUN)' -count=1 -timeout 40m -v 2>&1 </dev/null | tee bin/e2e.log || code=$$?; \
 	echo; echo "scenarios:"; grep -E '^(--- |FAIL|panic:)' bin/e2e.log | sed 's/^--- /  /' || true; \
 	exit $$code
 
@@ -132,6 +135,22 @@ kube: ## the real control plane and kubelet into the cache, once (10 to 18 minut
 	@if [ -n "$(KUBE_BIN_DIR)" ]; then exit 0; fi; mkdir -p $(LAB_CACHE); \
 	lock=(); if command -v flock >/dev/null; then lock=(flock $(LAB_CACHE)/kube.lock); fi; \
 	"$${lock[@]}" test/cluster/kube/build.sh $(LAB_CACHE)/kube
+
+# Not part of make test: a second Kubernetes is built, and certificates must grow
+# old. Its subtests wait side by side.
+.PHONY: test-skew
+test-skew: kube-old package ## joins and renewals between releases: control plane and kubelet of 1.36 and 1.34 (root, Debian)
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "test-skew runs on machines: it needs root, on a Debian host" >&2; exit 1; \
+	fi; \
+	$(MAKE) e2e E2E_TAGS=e2e,skew E2E_PACKAGES='./test/e2e -parallel 3' E2E_RUN='^TestSkew'
+
+# As the control plane above; golang keeps what both releases share compiled.
+.PHONY: kube-old
+kube-old:
+	@if [ -n "$(KUBE_OLD_BIN_DIR)" ]; then exit 0; fi; mkdir -p $(LAB_CACHE); \
+	lock=(); if command -v flock >/dev/null; then lock=(flock $(LAB_CACHE)/kube-1.34.lock); fi; \
+	"$${lock[@]}" test/cluster/kube/v1.34/build.sh $(LAB_CACHE)/kube-1.34
 
 .PHONY: machine-root
 machine-root: ## what machines need on this host (the root folder itself is made by the first scenario)

@@ -38,6 +38,11 @@ func Binaries() (string, error) {
 		}
 		dir = filepath.Join(parent, "kube")
 	}
+	return complete(dir)
+}
+
+// complete returns dir if all components are in it.
+func complete(dir string) (string, error) {
 	for _, name := range binaries {
 		info, err := os.Stat(filepath.Join(dir, name))
 		if err != nil {
@@ -57,19 +62,49 @@ func Build(ctx context.Context, log Log) (string, error) {
 	if os.Getenv("KUBE_BIN_DIR") != "" {
 		return Binaries()
 	}
-	source, err := moduleFolder(ctx)
+	if err := build(ctx, "test/cluster/kube/build.sh", "kube", log); err != nil {
+		return "", err
+	}
+	return Binaries()
+}
+
+// older is the release that BuildOlder makes: a module of its own below
+// test/cluster/kube, and a folder of its own in the cache.
+const older = "1.34"
+
+// BuildOlder is Build for an older release, with the same six components. Only
+// what is about versions wants it, so nothing else pays for its build.
+// KUBE_OLD_BIN_DIR names a folder to use instead, of any older release.
+func BuildOlder(ctx context.Context, log Log) (string, error) {
+	if dir := os.Getenv("KUBE_OLD_BIN_DIR"); dir != "" {
+		return complete(dir)
+	}
+	name := "kube-" + older
+	if err := build(ctx, "test/cluster/kube/v"+older+"/build.sh", name, log); err != nil {
+		return "", err
+	}
+	dir, err := cache.Dir()
 	if err != nil {
 		return "", err
 	}
-	err = cache.Lock("kube", func(dir string) error {
-		cmd := exec.CommandContext(ctx, filepath.Join(source, "test/cluster/kube/build.sh"), filepath.Join(dir, "kube"))
+	return complete(filepath.Join(dir, name))
+}
+
+// build runs a build script for the folder of that name in the cache.
+func build(ctx context.Context, script, name string, log Log) error {
+	source, err := moduleFolder(ctx)
+	if err != nil {
+		return err
+	}
+	err = cache.Lock(name, func(dir string) error {
+		cmd := exec.CommandContext(ctx, filepath.Join(source, script), filepath.Join(dir, name))
 		cmd.Env = append(os.Environ(), "GOFLAGS=") // ours are for the product's module
-		return RunWithProgress(cmd, "building the control plane from source", log)
+		return RunWithProgress(cmd, "building the control plane from source ("+name+")", log)
 	})
 	if err != nil {
-		return "", fmt.Errorf("cannot build the control plane: %w", err)
+		return fmt.Errorf("cannot build the control plane: %w", err)
 	}
-	return Binaries()
+	return nil
 }
 
 // moduleFolder is the top folder of the product's module, asked from go: the

@@ -51,7 +51,7 @@ func (c *Cluster) RunDocumented(ctx context.Context, step string) (string, error
 	cmd := exec.CommandContext(ctx, "bash", "-eu")
 	cmd.Dir = filepath.Join(root, "packaging/cluster")
 	cmd.Env = append(os.Environ(), "HOME="+c.Dir, "KUBECONFIG="+c.AdminKubeconfig(), "NO_PROXY="+c.Address,
-		"PATH="+c.bin+":"+os.Getenv("PATH"), "SERVER=https://"+c.Endpoint(), "CA="+filepath.Join(c.Dir, clusterInfoCA))
+		"PATH="+c.Bin+":"+os.Getenv("PATH"), "SERVER=https://"+c.Endpoint(), "CA="+filepath.Join(c.Dir, clusterInfoCA))
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	cmd.WaitDelay = 5 * time.Second
 	cmd.Stdin = strings.NewReader(script)

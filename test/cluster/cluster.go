@@ -44,6 +44,7 @@ const (
 // Options of a control plane. The zero value is a kubeadm-shaped one on 127.0.0.1.
 type Options struct {
 	Shape           Shape
+	Bin             string        // folder of the components, of another release say; Binaries() when empty
 	Address         string        // what the API server listens on and calls itself; 127.0.0.1
 	ExtraSANs       []string      // more names or addresses in its certificate
 	SigningDuration time.Duration // of client certificates; the controller-manager's default (a year) when 0
@@ -63,7 +64,6 @@ type Cluster struct {
 	Options
 	Dir string // scratch: configuration, keys, <component>.log
 
-	bin     string
 	port    string
 	slot    *cache.Slot
 	pki     pki
@@ -81,9 +81,12 @@ const stopGrace = 5 * time.Second
 // Start starts a control plane and returns when it serves an administrator, its
 // controllers run and its objects are there (10 to 20 seconds on two cores).
 func Start(ctx context.Context, opts Options) (*Cluster, error) {
-	bin, err := Binaries()
-	if err != nil {
-		return nil, err
+	if opts.Bin == "" {
+		bin, err := Binaries()
+		if err != nil {
+			return nil, err
+		}
+		opts.Bin = bin
 	}
 	if opts.Shape == "" {
 		opts.Shape = Kubeadm
@@ -97,7 +100,7 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	// Between the choice of a port and its use somebody else may take it.
 	var faults error
 	for range 3 {
-		c, err := startOnce(ctx, bin, opts)
+		c, err := startOnce(ctx, opts)
 		if err == nil {
 			return c, nil
 		}
@@ -109,14 +112,14 @@ func Start(ctx context.Context, opts Options) (*Cluster, error) {
 	return nil, fmt.Errorf("cannot start a control plane: %w", faults)
 }
 
-func startOnce(ctx context.Context, bin string, opts Options) (c *Cluster, err error) {
+func startOnce(ctx context.Context, opts Options) (c *Cluster, err error) {
 	began := time.Now()
 	slot, err := cache.Take("cluster", nil) // the processes of a dead owner died with it
 	if err != nil {
 		return nil, err
 	}
 	// Not the named result: "return nil, err" empties it before the deferred call.
-	begun := &Cluster{Options: opts, Dir: slot.Dir, bin: bin, slot: slot, running: map[string]*process{}, flags: map[string][]string{}}
+	begun := &Cluster{Options: opts, Dir: slot.Dir, slot: slot, running: map[string]*process{}, flags: map[string][]string{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, begun.Stop())

@@ -31,7 +31,7 @@ func (c *Cluster) start(name string, args ...string) (*process, error) {
 	}
 	defer func() { _ = out.Close() }() // the child has its own copy
 	p := &process{name: name, log: path, done: make(chan struct{})}
-	p.cmd = exec.Command(filepath.Join(c.bin, name), args...)
+	p.cmd = exec.Command(filepath.Join(c.Bin, name), args...)
 	p.cmd.Dir = c.Dir
 	p.cmd.Stdout, p.cmd.Stderr = out, out
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}

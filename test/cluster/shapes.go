@@ -149,7 +149,7 @@ func (c *Cluster) kubeadm(ctx context.Context, args ...string) (string, error) {
 // tool runs kubeadm or kubectl in the scratch folder and returns what it printed
 // on stdout; the error holds what it printed on stderr.
 func (c *Cluster) tool(ctx context.Context, name string, stdin []byte, args ...string) (string, error) {
-	cmd := exec.CommandContext(ctx, filepath.Join(c.bin, name), args...)
+	cmd := exec.CommandContext(ctx, filepath.Join(c.Bin, name), args...)
 	cmd.Dir = c.Dir
 	cmd.Env = append(os.Environ(), "HOME="+c.Dir, "KUBECONFIG="+c.AdminKubeconfig(), "NO_PROXY="+c.Address)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
