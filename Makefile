@@ -137,15 +137,19 @@ kube: ## the real control plane and kubelet into the cache, once (10 to 18 minut
 	"$${lock[@]}" test/cluster/kube/build.sh $(LAB_CACHE)/kube
 
 # Not part of make test: a second Kubernetes is built, and certificates must grow
-# old. Its subtests wait side by side.
-.PHONY: test-skew
-test-skew: kube-old package ## joins and renewals between releases: control plane and kubelet of 1.36 and 1.34 (root, Debian)
-	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
-		echo "test-skew runs on machines: it needs root, on a Debian host" >&2; exit 1; \
-	fi; \
-	$(MAKE) e2e E2E_TAGS=e2e,skew E2E_PACKAGES='./test/e2e -parallel 3' E2E_RUN='^TestSkew'
+# old. The pairs of versions wait for that side by side.
+.PHONY: test-skew on-machines
+test-skew: E2E_TAGS = e2e,skew
+test-skew: E2E_PACKAGES = ./test/e2e -parallel 3
+test-skew: E2E_RUN = ^TestSkew
+test-skew: on-machines kube-old package e2e ## joins and renewals between releases, 1.36 and 1.34 (builds the second one once)
 
-# As the control plane above; golang keeps what both releases share compiled.
+on-machines:
+	@if [ "$$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then \
+		echo "this runs on machines: it needs root, on a Debian host" >&2; exit 1; \
+	fi
+
+# As kube, for the older release; what both share is compiled already.
 .PHONY: kube-old
 kube-old:
 	@if [ -n "$(KUBE_OLD_BIN_DIR)" ]; then exit 0; fi; mkdir -p $(LAB_CACHE); \
