@@ -16,6 +16,7 @@ import (
 // of a join: it takes the time of a few round trips, and none of the join's as
 // long as it has ended when the certificate is to be requested.
 type examination struct {
+	path    string // of the binary that is asked; "" if there is none
 	cancel  context.CancelFunc
 	done    chan struct{}
 	version kubelet.Version // valid after done
@@ -31,20 +32,22 @@ func (e *examination) end() {
 	<-e.done
 }
 
-// examine begins to ask the kubelet for its version, unless that is done.
+// examine begins to ask the kubelet for its version, unless that is done. The
+// first time it is called systemd has not been asked yet: if somebody else's unit
+// then turns out to run another kubelet, that one is asked instead.
 func (a *Agent) examine(ctx context.Context) {
-	if a.examined != nil {
+	path, err := a.binary()
+	if a.examined != nil && a.examined.path == path {
 		return
 	}
+	a.reexamine()
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the act that began it
-	e := &examination{cancel: cancel, done: make(chan struct{})}
+	e := &examination{path: path, cancel: cancel, done: make(chan struct{}), err: err}
 	a.examined = e
-	binary, candidates, run := a.cfg.Kubelet.Binary, a.deps.Host.Binaries, a.deps.Host.RunKubelet
+	run := a.deps.Host.RunKubelet
 	go func() {
 		defer close(e.done)
-		path, err := kubelet.FindBinary(binary, candidates)
-		if err != nil {
-			e.err = err
+		if e.err != nil {
 			return
 		}
 		e.version, e.err = kubelet.BinaryVersion(ctx, path, run)

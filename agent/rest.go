@@ -16,6 +16,8 @@ import (
 // rest is the act of a node at rest: it is looked at, seldom asked about, and
 // left alone.
 func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
+	// From here on next to nothing is done; what the look needed goes back.
+	defer a.giveBack()
 	now := a.deps.Clock.Now()
 	if a.node != nil {
 		// The join has just asked everything there is to ask.
@@ -23,8 +25,6 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		a.lookAtRest()
 		a.memory.eager = eagerFirst
 		a.scheduleCheck(now)
-		// From here on next to nothing is done; what the join needed goes back.
-		a.giveBack()
 	}
 	lookForTokens := len(a.memory.leftovers) > 0 // so that one that was removed is not told of
 	if a.memory.lookForDrift && !a.manifest.Started.isZero() {
@@ -55,7 +55,6 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		}
 		a.lookAtRest()
 		a.scheduleCheck(a.deps.Clock.Now())
-		a.giveBack()
 		a.memory.lookForDrift = true
 		a.heard(&o)
 		a.describeNode(o.LeaseRenewed)

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"context"
 	"os"
 	"path/filepath"
 	"slices"
@@ -250,6 +251,21 @@ func TestTheKubeletOfTheirUnitIsTakenAndTheOthersAreNamed(t *testing.T) {
 	if want := own + " is taken, not " + r.deps.Host.Binaries[0]; at < 0 || !strings.Contains(s.Timeline[at].Detail, want) {
 		t.Errorf("timeline %+v, want %q", s.Timeline, want)
 	}
+
+	// It is the one whose version counts, too.
+	r = newRig(t, testapi.Options{Quiet: true})
+	r.deps.StopWhenBlocked = true
+	r.theirs()
+	r.units.Change(func(u *systemd.Unit) { u.ExecStart = [][]string{{own}} })
+	r.deps.Host.RunKubelet = func(ctx context.Context, path string, args ...string) ([]byte, error) {
+		if path == own {
+			return answers("v1.29.0")(ctx, path, args...)
+		}
+		return answers("v1.36.0")(ctx, path, args...)
+	}
+	_, stop := r.start()
+	r.await("the fault of their kubelet", reason(fault.KubeletTooOld))
+	_ = stop()
 
 	// One that their unit names and that is not there is not waited for.
 	r = newRig(t, testapi.Options{Quiet: true})
