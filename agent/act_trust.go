@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"sync"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/csr"
@@ -20,10 +19,6 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 		return err
 	}
 	a.readAhead(ctx)
-	// The key of the request becomes durable beside the network's answer.
-	var beside sync.WaitGroup
-	defer beside.Wait()
-	beside.Go((&csr.Requester{KeyPath: a.cfg.Paths.PendingKey()}).PrepareKey)
 	if a.cfg.Discovery != nil {
 		return a.discoverByFile(ctx)
 	}

@@ -58,15 +58,6 @@ func (r *Requester) key() (*pendingKey, error) {
 	return &pendingKey{private: private, pem: data}, nil
 }
 
-// PrepareKey makes the key of a request that will be made soon, where there is
-// none yet, so that it is on disk when the request is. What is wrong with it is
-// for the request to say.
-func (r *Requester) PrepareKey() {
-	if _, err := os.Lstat(r.KeyPath); errors.Is(err, fs.ErrNotExist) {
-		_, _ = r.newKey()
-	}
-}
-
 // unreadable uses the reason of writing: it is the same disk, and the same
 // person who mends it.
 func (r *Requester) unreadable(err error) error {

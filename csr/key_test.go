@@ -201,28 +201,3 @@ func FuzzKeyFile(f *testing.F) {
 		}
 	})
 }
-
-func TestAPreparedKeyIsTheOneThatIsUsed(t *testing.T) {
-	r := &Requester{KeyPath: filepath.Join(t.TempDir(), "key")}
-	r.PrepareKey()
-	prepared, err := os.ReadFile(r.KeyPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r.PrepareKey() // there is one
-	k, err := r.key()
-	if err != nil || !bytes.Equal(k.pem, prepared) {
-		t.Errorf("another key is used than the one that was prepared: %v", err)
-	}
-}
-
-func TestPreparingAKeyTouchesNothingThatIsThere(t *testing.T) {
-	r := &Requester{KeyPath: filepath.Join(t.TempDir(), "key")}
-	if err := os.WriteFile(r.KeyPath, []byte("damaged"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r.PrepareKey()
-	if data, err := os.ReadFile(r.KeyPath); err != nil || string(data) != "damaged" {
-		t.Errorf("%q, %v", data, err)
-	}
-}

@@ -211,7 +211,7 @@ func TestRenewalThatNeedsAPersonIsKnownFromDayOne(t *testing.T) {
 	}
 	t.Cleanup(func() {
 		c.StopControllers()
-		_, err := c.Kubectl(context.WithoutCancel(ctx), "create", "clusterrolebinding", "nodes-may-renew", "--clusterrole="+renewalRole, "--group=system:nodes")
+		_, err := c.Kubectl(context.WithoutCancel(ctx), "create", "clusterrolebinding", "bootstrap-agent:approve-renewals", "--clusterrole="+renewalRole, "--group=system:nodes")
 		if err := errors.Join(err, c.StartControllers()); err != nil {
 			t.Error(err)
 		}
@@ -243,6 +243,6 @@ func TestRenewalThatNeedsAPersonIsKnownFromDayOne(t *testing.T) {
 }
 
 func dropRenewal(ctx context.Context, c *cluster.Cluster) error {
-	_, err := c.Kubectl(ctx, "delete", "clusterrolebinding", "nodes-may-renew")
+	_, err := c.Kubectl(ctx, "delete", "clusterrolebinding", "bootstrap-agent:approve-renewals")
 	return err
 }
