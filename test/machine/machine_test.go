@@ -190,7 +190,7 @@ func TestCloudInitRunsItsSeedWhenAskedTo(t *testing.T) {
 	defer cancel()
 	m := newMachine(t, ctx, Options{Name: "seeded", CloudInit: true, Files: map[string]File{
 		"/var/lib/cloud/seed/nocloud/meta-data": {"instance-id: one\nlocal-hostname: seeded\n", 0},
-		"/var/lib/cloud/seed/nocloud/user-data": {"#cloud-config\nlocale: false\nruncmd: [[touch, /root/by-cloud-init]]\n", 0},
+		"/var/lib/cloud/seed/nocloud/user-data": {"#cloud-config\nlocale: false\nruncmd: [[touch, /var/lib/by-cloud-init]]\n", 0},
 	}})
 	if err := m.Boot(ctx); err != nil {
 		t.Fatal(err)
@@ -198,7 +198,7 @@ func TestCloudInitRunsItsSeedWhenAskedTo(t *testing.T) {
 	if out, err := m.Output(ctx, "cloud-init", "status", "--wait", "--long"); err != nil {
 		t.Error(out, err)
 	}
-	if _, err := m.ReadFile(ctx, "/root/by-cloud-init"); err != nil {
+	if _, err := m.ReadFile(ctx, "/var/lib/by-cloud-init"); err != nil {
 		t.Error(err)
 	}
 }

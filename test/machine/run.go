@@ -134,7 +134,7 @@ func (m *Machine) InstallDeb(ctx context.Context, path string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	inside := "/root/" + filepath.Base(path)
+	inside := "/srv/" + filepath.Base(path)
 	if err := m.WriteFile(ctx, inside, string(content), 0); err != nil {
 		return "", err
 	}
