@@ -16,8 +16,8 @@ const (
 
 // Watch ticks when one of these units may have changed: a property of it
 // changed, unit files were enabled, disabled or masked, systemd read its files
-// anew, or the watch itself was blind for a while because the connection had to
-// be made again. Ticks that nobody took yet are one tick. A tick says only
+// anew, or the watch itself was blind until now: it begins, or the connection had
+// to be made again. Ticks that nobody took yet are one tick. A tick says only
 // "look": what is the case comes from Unit. The watch ends with ctx; the
 // channel is never closed.
 func (m *Manager) Watch(ctx context.Context, names ...string) <-chan struct{} {

@@ -209,11 +209,13 @@ func (m *Manager) Stop(ctx context.Context, name string) (systemd.Unit, error) {
 	return m.Unit(ctx, name)
 }
 
-// Watch ticks at every Change until ctx ends.
+// Watch ticks once when it begins, as the real one does (what changed before
+// that went unheard), and at every Change until ctx ends.
 func (m *Manager) Watch(context.Context, ...string) <-chan struct{} {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	c := make(chan struct{}, 1)
+	c <- struct{}{}
 	m.watchers = append(m.watchers, c)
 	return c
 }
