@@ -95,5 +95,8 @@ func (p Paths) NewPair() string { return filepath.Join(p.State, "kubelet-client-
 // TrustFile is the trust record (see Trust).
 func (p Paths) TrustFile() string { return filepath.Join(p.State, "trust.json") }
 
+// BinaryFile records what version the kubelet's binary has (see LearnKubelet).
+func (p Paths) BinaryFile() string { return filepath.Join(p.State, "kubelet-binary.json") }
+
 // ManifestFile records what the agent wrote (see manifest).
 func (p Paths) ManifestFile() string { return filepath.Join(p.State, "manifest.json") }

@@ -16,11 +16,13 @@ import (
 // of a join: it takes the time of a few round trips, and none of the join's as
 // long as it has ended when the certificate is to be requested.
 type examination struct {
-	path    string // of the binary that is asked; "" if there is none
-	cancel  context.CancelFunc
-	done    chan struct{}
-	version kubelet.Version // valid after done
-	err     error           // likewise
+	path     string // of the binary that is asked; "" if there is none
+	identity string // of that file when it was asked; "" if it is not worth a record
+	kept     bool   // it is on record, or was tried to be
+	cancel   context.CancelFunc
+	done     chan struct{}
+	version  kubelet.Version // valid after done
+	err      error           // likewise
 }
 
 // end stops an examination and waits for its end. Nil is allowed.
@@ -44,6 +46,12 @@ func (a *Agent) examine(ctx context.Context) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the act that began it
 	e := &examination{path: path, cancel: cancel, done: make(chan struct{}), err: err}
 	a.examined = e
+	if v, ok := a.recall(path); ok && err == nil {
+		e.version, e.kept = v, true
+		close(e.done)
+		return
+	}
+	e.identity, _ = kubelet.Identity(path) // "": a script, say, that may run any kubelet
 	run := a.deps.Host.RunKubelet
 	go func() {
 		defer close(e.done)

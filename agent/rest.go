@@ -22,6 +22,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	if a.node != nil {
 		// The join has just asked everything there is to ask.
 		a.closeNode()
+		a.keepVersion()
 		a.lookAtRest()
 		a.memory.eager = eagerFirst
 		a.scheduleCheck(now)

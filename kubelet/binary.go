@@ -143,6 +143,27 @@ func BinaryVersion(ctx context.Context, path string, run Run) (Version, error) {
 	return v, nil
 }
 
+// Identity is what a program's file is known by: another string whenever the file
+// was replaced or written to (device, inode, size, times of change). It is for
+// compiled programs alone: what a script runs may change while the script does
+// not, so that a script, like anything else, is an error.
+func Identity(path string) (string, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer file.Close()
+	magic := make([]byte, 4)
+	if _, err := io.ReadFull(file, magic); err != nil || string(magic) != "\x7fELF" {
+		return "", fmt.Errorf("%s is no compiled program", path)
+	}
+	var s syscall.Stat_t
+	if err := syscall.Fstat(int(file.Fd()), &s); err != nil {
+		return "", fmt.Errorf("cannot look at %s: %w", path, err)
+	}
+	return fmt.Sprintf("%d:%d:%d:%d.%09d:%d.%09d", s.Dev, s.Ino, s.Size, s.Mtim.Sec, s.Mtim.Nsec, s.Ctim.Sec, s.Ctim.Nsec), nil
+}
+
 // Unusable tells a binary that no kernel will run (built for another machine,
 // not executable, gone) from one that only could not be asked here: a wrapper
 // may need more than an empty environment, or less of a sandbox.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"io/fs"
@@ -8,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
@@ -201,6 +203,38 @@ kubelet:
 	old, err := os.ReadFile(d.app.configFile + ".old")
 	if err != nil || string(old) != string(data) {
 		t.Errorf("the old config is not kept: %v", err)
+	}
+}
+
+func TestConfigureLearnsTheKubeletsVersionBeforeTheConfigAppears(t *testing.T) {
+	d := newDoor(t)
+	kubeletFile := d.write("kubelet-binary", "\x7fELF", 0o755)
+	d.app.configFile = d.path("config.yaml")
+	d.app.adapt = func(deps *agent.Deps) {
+		deps.Host.Binaries = []string{kubeletFile}
+		deps.Host.RunKubelet = func(context.Context, string, ...string) ([]byte, error) {
+			if _, err := os.Stat(d.app.configFile); err == nil {
+				t.Error("the config is there already and may have started the agent")
+			}
+			return []byte("Kubernetes v1.36.3\n"), nil
+		}
+	}
+	d.app.stdin = strings.NewReader(joinText)
+	d.wantCode(0, "configure", "-", "--token-file", d.path("token"))
+	data, err := os.ReadFile(d.app.paths.BinaryFile())
+	if err != nil || !strings.Contains(string(data), `"v1.36.3"`) {
+		t.Errorf("%s (%v)", data, err)
+	}
+}
+
+func TestConfigureNeedsNoKubelet(t *testing.T) {
+	d := newDoor(t)
+	d.app.configFile = d.path("config.yaml")
+	d.app.adapt = func(deps *agent.Deps) { deps.Host.Binaries = []string{"/none"} }
+	d.app.stdin = strings.NewReader(joinText)
+	d.wantCode(0, "configure", "-", "--token-file", d.path("token"))
+	if text := d.output(); strings.Contains(text, "/none") {
+		t.Errorf("it speaks of what it does not need: %s", text)
 	}
 }
 

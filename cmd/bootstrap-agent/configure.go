@@ -13,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -83,7 +84,7 @@ func (a *app) configure(ctx context.Context, l *loader, from string, force bool)
 	for _, flag := range line.ignored {
 		a.say("note: %s of the join line means nothing here and was left out", flag)
 	}
-	return l.writeConfig(data, good, token, force)
+	return l.writeConfig(ctx, data, good, token, force)
 }
 
 func (a *app) joinText(ctx context.Context, from string) (string, error) {
@@ -143,7 +144,7 @@ func (l *loader) fromJoinLine(line joinLine) ([]byte, *loaded, error) {
 
 // writeConfig writes the token first and the config last: its appearance may
 // start the agent.
-func (l *loader) writeConfig(data []byte, good *loaded, token discovery.Token, force bool) error {
+func (l *loader) writeConfig(ctx context.Context, data []byte, good *loaded, token discovery.Token, force bool) error {
 	a := l.app
 	same, exists, err := l.compare(good)
 	if err != nil && !force {
@@ -171,6 +172,7 @@ func (l *loader) writeConfig(data []byte, good *loaded, token discovery.Token, f
 		a.say("kept  %s: it says the same already", l.file)
 		return nil
 	}
+	a.learnKubelet(ctx, good.agent) // before the config appears, which may start the agent
 	changed, err := atomicfile.Write(l.file, data, 0o600)
 	if err != nil {
 		return err
@@ -183,6 +185,15 @@ func (l *loader) writeConfig(data []byte, good *loaded, token discovery.Token, f
 	}
 	a.say("\nNext: systemctl enable --now bootstrap-agent && bootstrap-agent wait")
 	return nil
+}
+
+// learnKubelet asks a kubelet that is there already for its version, which saves
+// the join the time. Without one, or where the
+// state folder is not ours to write, the join asks by itself.
+func (a *app) learnKubelet(ctx context.Context, cfg agent.Config) {
+	w := a.wire(cfg, silence())
+	defer w.close()
+	_ = agent.LearnKubelet(ctx, cfg, w.deps)
 }
 
 func wrote(changed bool) string {

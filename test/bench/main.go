@@ -33,6 +33,7 @@ type options struct {
 	settle time.Duration // after the join, before that
 	out    string        // folder of the report
 	deb    string
+	own    int // > 0: nothing else is measured
 }
 
 func main() {
@@ -41,6 +42,7 @@ func main() {
 	flag.IntVar(&o.rounds, "rounds", 9, "starts of each kind, with warm and again with cold page cache")
 	flag.DurationVar(&o.window, "window", 5*time.Minute, "how long a joined agent is watched")
 	flag.StringVar(&o.out, "out", "", "folder of bench.md and bench.svg (default docs, with --quick bin)")
+	flag.IntVar(&o.own, "own", 0, "only this many warm starts of the agent, and where its own time goes; no report is written")
 	flag.StringVar(&o.deb, "deb", os.Getenv("BOOTSTRAP_AGENT_DEB"), "the package (default $BOOTSTRAP_AGENT_DEB)")
 	flag.Parse()
 	o.settle = time.Minute
@@ -85,6 +87,9 @@ func run(ctx context.Context, s *screen.Screen, o options) (err error) {
 	defer func() { err = errors.Join(err, b.close()) }()
 	if err := b.open(ctx); err != nil {
 		return err
+	}
+	if o.own > 0 {
+		return b.ownTime(ctx)
 	}
 	var r report
 	if r, err = b.measure(ctx); err != nil {
