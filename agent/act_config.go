@@ -128,22 +128,6 @@ func (r renderer) input(source kubelet.Source, base []byte) kubelet.RenderInput 
 	}
 }
 
-// rendering is a configuration being rendered beside the name check.
-type rendering struct {
-	cancel context.CancelFunc
-	done   chan struct{}
-	out    rendered // valid after done
-	err    error
-}
-
-// abandon ends a rendering and waits for its end. Nil is allowed.
-func (r *rendering) abandon() {
-	if r != nil {
-		r.cancel()
-		<-r.done
-	}
-}
-
 // renderAhead begins to read the cluster's kubelet-config and to render, while
 // the node's name is asked for on the same connection.
 func (a *Agent) renderAhead(ctx context.Context, o Observation) {
@@ -151,26 +135,17 @@ func (a *Agent) renderAhead(ctx context.Context, o Observation) {
 	if a.rendering != nil || edited {
 		return // under way, or a person's, which stays as it is
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), renderAtMost)
-	p := &rendering{cancel: cancel, done: make(chan struct{})}
-	a.rendering = p
 	renderer, api := a.renderer(), a.node
-	go func() {
-		defer close(p.done)
-		p.out, p.err = renderer.render(ctx, api)
-	}()
+	a.rendering = startBeside(ctx, renderAtMost, func(ctx context.Context) (rendered, error) { return renderer.render(ctx, api) })
 }
 
 // rendered returns what was rendered ahead, or renders now.
 func (a *Agent) rendered(ctx context.Context) (rendered, error) {
 	if p := a.rendering; p != nil {
-		select {
-		case <-ctx.Done():
-			return rendered{}, ctx.Err()
-		case <-p.done:
+		if err := p.await(ctx); err != nil {
+			return rendered{}, err
 		}
 		a.rendering = nil
-		p.cancel()
 		if p.err == nil || fault.ReasonOf(p.err) == fault.RuntimeNotReady {
 			return p.out, p.err // a runtime has a wait of its own
 		}

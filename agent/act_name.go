@@ -213,7 +213,7 @@ func (a *Agent) connectNode(pair []byte) error {
 }
 
 func (a *Agent) closeNode() {
-	a.rendering.abandon() // it asks on this connection
+	a.rendering.end() // it asks on this connection
 	a.rendering = nil
 	if a.node != nil {
 		a.node.Close()

@@ -50,12 +50,12 @@ type Agent struct {
 	distrusted   bool // the record in memory has proven wrong: discover anew
 	manifest     *manifest
 	wallet       wallet
-	node         API              // with the node's own pair; open during the join only
-	prepared     *preparation     // of kubelet.service, while the approval is awaited
-	asked        *runtimeQuestion // the container runtime, beside that
-	rendering    *rendering       // of the kubelet config, while the name is asked for
-	awaited      *runtimeWait     // the join waits for a container runtime
-	runtimeUnits <-chan struct{}  // ticks meanwhile; see runtimeTicks
+	node         API                             // with the node's own pair; open during the join only
+	prepared     *beside[systemd.KubeletService] // of kubelet.service, while the approval is awaited
+	asked        *runtimeQuestion                // the container runtime, beside that
+	rendering    *beside[rendered]               // of the kubelet config, while the name is asked for
+	awaited      *runtimeWait                    // the join waits for a container runtime
+	runtimeUnits <-chan struct{}                 // ticks meanwhile; see runtimeTicks
 	unwatch      context.CancelFunc
 	examined     *examination // of the kubelet's version
 	readingAhead bool
@@ -155,8 +155,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	err = a.loop(ctx, ticks)
 	a.tell(a.deps.Notify.Stopping())
 	a.closeNode()
-	a.prepared.abandon()
-	a.examined.end()
+	a.prepared.end()
+	a.reexamine()
 	return err
 }
 

@@ -36,12 +36,7 @@ func (a *Agent) recall(path string) (kubelet.Version, bool) {
 // keepVersion puts on record what the kubelet has answered, once nobody waits for it.
 func (a *Agent) keepVersion() {
 	e := a.examined
-	if e == nil || e.identity == "" || e.kept {
-		return
-	}
-	select {
-	case <-e.done:
-	default:
+	if e == nil || e.identity == "" || e.kept || !e.ended() {
 		return
 	}
 	e.kept = true
@@ -58,7 +53,7 @@ func record(paths Paths, e *examination) error {
 	if err != nil || now != e.identity {
 		return err // replaced while it was asked: whose answer it is, is not known
 	}
-	return writeJSON(paths.BinaryFile(), binaryRecord{Path: e.path, Identity: now, Version: e.version.Text})
+	return writeJSON(paths.BinaryFile(), binaryRecord{Path: e.path, Identity: now, Version: e.out.Text})
 }
 
 // LearnKubelet asks the kubelet that a join would use for its version and keeps
@@ -75,10 +70,8 @@ func LearnKubelet(ctx context.Context, cfg Config, deps Deps) error {
 	}
 	a.examine(ctx)
 	defer a.examined.end()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-a.examined.done:
+	if err := a.examined.await(ctx); err != nil {
+		return err
 	}
 	if err := a.examined.err; err != nil {
 		return fmt.Errorf("cannot learn the kubelet's version: %w", err)

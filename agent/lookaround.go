@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
@@ -12,26 +13,18 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 )
 
+// examineAtMost bounds the asking; the program has a shorter bound of its own.
+const examineAtMost = time.Minute
+
 // examination is the kubelet being asked for its version, beside the first steps
 // of a join: it takes the time of a few round trips, and none of the join's as
 // long as it has ended when the certificate is to be requested.
 type examination struct {
+	*beside[kubelet.Version]
+
 	path     string // of the binary that is asked; "" if there is none
 	identity string // of that file when it was asked; "" if it is not worth a record
 	kept     bool   // it is on record, or was tried to be
-	cancel   context.CancelFunc
-	done     chan struct{}
-	version  kubelet.Version // valid after done
-	err      error           // likewise
-}
-
-// end stops an examination and waits for its end. Nil is allowed.
-func (e *examination) end() {
-	if e == nil {
-		return
-	}
-	e.cancel()
-	<-e.done
 }
 
 // examine begins to ask the kubelet for its version, unless that is done. The
@@ -43,23 +36,19 @@ func (a *Agent) examine(ctx context.Context) {
 		return
 	}
 	a.reexamine()
-	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx)) // it outlives the act that began it
-	e := &examination{path: path, cancel: cancel, done: make(chan struct{}), err: err}
-	a.examined = e
-	if v, ok := a.recall(path); ok && err == nil {
-		e.version, e.kept = v, true
-		close(e.done)
+	if err != nil {
+		a.examined = &examination{beside: finished(kubelet.Version{}, err)}
 		return
 	}
-	e.identity, _ = kubelet.Identity(path) // "": a script, say, that may run any kubelet
+	if v, ok := a.recall(path); ok {
+		a.examined = &examination{beside: finished(v, nil), path: path, kept: true}
+		return
+	}
+	identity, _ := kubelet.Identity(path) // "": a script, say, that may run any kubelet
 	run := a.deps.Host.RunKubelet
-	go func() {
-		defer close(e.done)
-		if e.err != nil {
-			return
-		}
-		e.version, e.err = kubelet.BinaryVersion(ctx, path, run)
-	}()
+	a.examined = &examination{path: path, identity: identity, beside: startBeside(ctx, examineAtMost, func(ctx context.Context) (kubelet.Version, error) {
+		return kubelet.BinaryVersion(ctx, path, run)
+	})}
 }
 
 // suitable says whether the kubelet may be given a certificate: what no kernel
@@ -68,15 +57,12 @@ func (a *Agent) examine(ctx context.Context) {
 // the kubelet's start decides.
 func (a *Agent) suitable(ctx context.Context) error {
 	a.examine(ctx)
-	e := a.examined
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-e.done:
+	if err := a.examined.await(ctx); err != nil {
+		return err
 	}
-	err := e.err
+	err := a.examined.err
 	if err == nil {
-		err = e.version.Supported()
+		err = a.examined.out.Supported()
 	} else if fault.ReasonOf(err) != fault.KubeletMissing || !kubelet.Unusable(err) {
 		a.log.WithError(err).Warn("the kubelet's version cannot be told")
 		err = nil
@@ -90,21 +76,18 @@ func (a *Agent) suitable(ctx context.Context) error {
 
 // reexamine forgets what the kubelet has answered.
 func (a *Agent) reexamine() {
-	a.examined.end()
-	a.examined = nil
+	if a.examined != nil {
+		a.examined.end()
+		a.examined = nil
+	}
 }
 
 // kubeletVersion is what is known of it; the zero value if nothing.
 func (a *Agent) kubeletVersion() kubelet.Version {
-	if a.examined == nil {
+	if a.examined == nil || !a.examined.ended() {
 		return kubelet.Version{}
 	}
-	select {
-	case <-a.examined.done:
-		return a.examined.version
-	default:
-		return kubelet.Version{}
-	}
+	return a.examined.out
 }
 
 // lookAround looks for what may keep the kubelet from running: files only, some

@@ -214,10 +214,10 @@ func (a *Agent) lookAtUnit(ctx context.Context, byFiles Phase) (systemd.Unit, er
 			return a.memory.unit, nil
 		}
 	}
-	if byFiles != StartingKubelet && a.prepared != nil && !a.prepared.ended() {
+	if byFiles != StartingKubelet && !a.prepared.ended() {
 		return a.memory.unit, nil
 	}
-	if err := a.awaitPrepared(ctx); err != nil {
+	if err := a.prepared.await(ctx); err != nil {
 		return systemd.Unit{}, err
 	}
 	unit, err := a.deps.Units.Unit(ctx, UnitName)

@@ -16,38 +16,11 @@ import (
 // reads all its units anew, which takes a slow machine a while.
 const prepareAtMost = time.Minute
 
-// preparation is kubelet.service being written while the approval is awaited.
-// The unit cannot start anything yet: it waits for the kubeconfig.
-type preparation struct {
-	service systemd.KubeletService // valid after done; Alien aside: whose the unit is, is found out on the way
-	cancel  context.CancelFunc
-	done    chan struct{}
-	err     error // valid after done
-}
-
-// abandon ends a preparation and waits for its end. Nil is allowed.
-func (p *preparation) abandon() {
-	if p == nil {
-		return
-	}
-	p.cancel()
-	<-p.done
-}
-
-// ended says whether a preparation is over.
-func (p *preparation) ended() bool {
-	select {
-	case <-p.done:
-		return true
-	default:
-		return false
-	}
-}
-
 // prepareUnit begins to ask for the container runtime and to write the unit, once
 // a certificate is asked for. It takes that and the asking and telling of systemd
 // (and its daemon-reload, where a unit was there before) out of the way between
-// the certificate and the kubelet's start.
+// the certificate and the kubelet's start. The unit cannot start anything yet: it
+// waits for the kubeconfig.
 func (a *Agent) prepareUnit(ctx context.Context) {
 	if a.prepared != nil || !a.manifest.Started.isZero() {
 		return // under way, or an older node: its unit is decided when it is started
@@ -56,37 +29,21 @@ func (a *Agent) prepareUnit(ctx context.Context) {
 	if err != nil {
 		return // the start says what is wrong
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), prepareAtMost)
-	p := &preparation{cancel: cancel, done: make(chan struct{})}
 	q := newQuestion(a.renderer().likely())
-	a.prepared, a.asked = p, q
+	a.asked = q
 	units, dir, host, clock := a.deps.Units, a.cfg.Paths.Units, a.deps.Host, a.deps.Clock
 	existing := a.memory.existing // as admissible saw it
-	go func() {
-		defer close(p.done)
+	a.prepared = startBeside(ctx, prepareAtMost, func(ctx context.Context) (systemd.KubeletService, error) {
 		service.After = afterRuntime(q.ask(ctx, host, clock).found) // not ready yet: the likely one
-		p.service = service
-		_, p.err = install(ctx, units, dir, existing, service)
-	}()
-}
-
-// awaitPrepared waits for a preparation that is under way.
-func (a *Agent) awaitPrepared(ctx context.Context) error {
-	if a.prepared == nil {
-		return nil
-	}
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-a.prepared.done:
-		return nil
-	}
+		_, err := install(ctx, units, dir, existing, service)
+		return service, err
+	})
 }
 
 // installUnit makes the unit what it has to be. What was prepared beside the
 // request and is still right is not done twice.
 func (a *Agent) installUnit(ctx context.Context) (detail string, err error) {
-	if err := a.awaitPrepared(ctx); err != nil {
+	if err := a.prepared.await(ctx); err != nil {
 		return "", err
 	}
 	service, err := a.service()
@@ -95,8 +52,7 @@ func (a *Agent) installUnit(ctx context.Context) (detail string, err error) {
 	}
 	if p := a.prepared; p != nil {
 		a.prepared = nil
-		p.cancel()
-		if p.err == nil && reflect.DeepEqual(p.service, service) {
+		if p.err == nil && reflect.DeepEqual(p.out, service) {
 			return a.alsoSay("written while the approval was awaited", service.Binary), nil
 		}
 	}
