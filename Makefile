@@ -110,6 +110,10 @@ package: tools ## .deb and .rpm into dist/ (ARCH=arm64 for another machine)
 	@rm -rf dist/stage
 	@ls -l dist/*.deb dist/*.rpm
 
+.PHONY: repo
+repo: ## dist/repo: the packages of dist/ as a signed apt and dnf repository (REPO_KEY=, REPO_URL=)
+	@internal/tools/repo.sh dist dist/repo
+
 # Root and Debian are needed for machines only; a control plane runs anywhere.
 .PHONY: e2e
 e2e: kube ## scenarios on a real control plane and real machines (E2E_RUN=Regexp)

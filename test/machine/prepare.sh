@@ -15,6 +15,11 @@ needs=(
 	unshare:util-linux
 	flock:util-linux
 	mount:mount
+	gpg:gnupg
+	apt-ftparchive:apt-utils
+	createrepo_c:createrepo-c
+	rpmsign:rpm
+	dnf:dnf
 )
 
 missing=()
