@@ -61,14 +61,22 @@ func (r renderer) render(ctx context.Context, api API) (out rendered, err error)
 		r.log.WithField("detail", note.String()).Info("kubelet config")
 	}
 	out.from, out.config = "from "+string(input.Source)+answer.tell(r), config
-	serving := kubelet.ServingInput{NodeName: r.cfg.NodeName, Config: config, Args: r.cfg.Kubelet.ExtraArgs}
-	if dir := r.cfg.Kubelet.ConfigDir; dir != "" {
-		if serving.DropIns, err = kubelet.DropIns(dir); err != nil {
-			return out, err
-		}
+	layers, err := r.layers(config)
+	if err != nil {
+		return out, err
 	}
-	out.serving, err = r.files.MakeServingPair(serving)
+	out.serving, err = r.files.MakeServingPair(r.cfg.NodeName, layers)
 	return out, err
+}
+
+// layers is what the kubelet puts its configuration together from, over this file
+// and as far as our own config decides it.
+func (r renderer) layers(config []byte) (l kubelet.Layers, err error) {
+	l = kubelet.Layers{Config: config, Args: r.cfg.Kubelet.ExtraArgs}
+	if dir := r.cfg.Kubelet.ConfigDir; dir != "" {
+		l.DropIns, err = kubelet.DropIns(dir)
+	}
+	return l, err
 }
 
 // fileExists counts the CA as there: it is written later in the join, before

@@ -22,6 +22,7 @@ func startBeside[T any](ctx context.Context, atMost time.Duration, do func(conte
 	b := &beside[T]{cancel: cancel, done: make(chan struct{})}
 	go func() {
 		defer close(b.done)
+		defer cancel()
 		b.out, b.err = do(ctx)
 	}()
 	return b
@@ -64,7 +65,6 @@ func (b *beside[T]) await(ctx context.Context) error {
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-b.done:
-		b.cancel() // its timer goes
 		return nil
 	}
 }

@@ -249,11 +249,11 @@ func (a *Agent) hasNewPair() bool {
 // health asks the kubelet's health endpoint, at the address of the effective
 // config. Switched off counts as healthy.
 func (a *Agent) health(ctx context.Context) error {
-	in, err := a.effectiveInput()
+	layers, err := a.layers()
 	if err != nil {
 		return err
 	}
-	url, enabled, err := kubelet.HealthAddress(in)
+	url, enabled, err := layers.HealthURL()
 	if err != nil || !enabled {
 		return err
 	}
@@ -262,14 +262,14 @@ func (a *Agent) health(ctx context.Context) error {
 	return a.deps.Health(ctx, url)
 }
 
-// effectiveInput reads all that the kubelet puts its configuration together from.
-func (a *Agent) effectiveInput() (in kubelet.HealthInput, err error) {
-	in.Args = slices.Concat(a.cfg.Kubelet.ExtraArgs, a.memory.unit.Words(a.readFile, systemd.ExtraArgs))
-	if in.Config, err = atomicfile.Read(a.files.ConfigFile(), maxStateFile); err != nil {
-		return in, fmt.Errorf("cannot read the kubelet config: %w", err)
+// layers reads all that the kubelet puts its configuration together from; its
+// unit may add arguments of its own.
+func (a *Agent) layers() (kubelet.Layers, error) {
+	config, err := atomicfile.Read(a.files.ConfigFile(), maxStateFile)
+	if err != nil {
+		return kubelet.Layers{}, fmt.Errorf("cannot read the kubelet config: %w", err)
 	}
-	if dir := a.cfg.Kubelet.ConfigDir; dir != "" {
-		in.DropIns, err = kubelet.DropIns(dir)
-	}
-	return in, err
+	l, err := a.renderer().layers(config)
+	l.Args = slices.Concat(l.Args, a.memory.unit.Words(a.readFile, systemd.ExtraArgs))
+	return l, err
 }

@@ -61,8 +61,8 @@ func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []
 
 // machineRows are the rows that files alone decide. The daemon tells them, too.
 func (a *Agent) machineRows(v kubelet.Version, r kubelet.Runtime) []*preflight.Row {
-	m, in := a.machine(), a.kubeletInput()
-	s, err := kubelet.ReadSettings(in)
+	m, layers := a.machine(), a.knownLayers()
+	s, err := layers.Settings()
 	if err != nil {
 		a.log.WithError(err).Debug("cannot tell the kubelet's settings")
 	}
@@ -71,7 +71,7 @@ func (a *Agent) machineRows(v kubelet.Version, r kubelet.Runtime) []*preflight.R
 		rows = append(rows, m.KernelDefaults())
 	}
 	rows = append(rows, m.Port(s))
-	if url, enabled, err := kubelet.HealthAddress(in); err == nil && enabled {
+	if url, enabled, err := layers.HealthURL(); err == nil && enabled {
 		rows = append(rows, m.HealthPort(url))
 	}
 	rows = append(rows, m.BridgeFilter(), m.Overlay(), m.Tools(v))
@@ -104,21 +104,19 @@ func (a *Agent) askBinary(ctx context.Context) (path string, v kubelet.Version, 
 	return path, v, v.Supported()
 }
 
-// kubeletInput is what is known of the kubelet's configuration before it runs:
-// the operator's file, else the one that the agent wrote, with drop-ins and
-// arguments over it. What cannot be read counts as not there.
-func (a *Agent) kubeletInput() kubelet.HealthInput {
-	in := kubelet.HealthInput{Args: a.cfg.Kubelet.ExtraArgs}
+// knownLayers is what is known of the kubelet's configuration before it runs: the
+// operator's file, else the one that the agent wrote, with drop-ins and arguments
+// over it. What cannot be read counts as not there.
+func (a *Agent) knownLayers() kubelet.Layers {
+	var config []byte
 	switch {
 	case a.cfg.Kubelet.ConfigFile != "":
-		in.Config, _ = readSmall(a.cfg.Kubelet.ConfigFile)
+		config, _ = readSmall(a.cfg.Kubelet.ConfigFile)
 	case a.isOurs(a.files.ConfigFile()):
-		in.Config, _ = readSmall(a.files.ConfigFile())
+		config, _ = readSmall(a.files.ConfigFile())
 	}
-	if dir := a.cfg.Kubelet.ConfigDir; dir != "" {
-		in.DropIns, _ = kubelet.DropIns(dir)
-	}
-	return in
+	layers, _ := a.renderer().layers(config)
+	return layers
 }
 
 // servers are the API servers that the configuration names.

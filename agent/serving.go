@@ -75,11 +75,11 @@ func (s Serving) status() *CSRStatus {
 // servingState looks at the kubelet's configuration and at its serving pair. A
 // configuration that cannot be read says nothing here: its health tells that.
 func (a *Agent) servingState(now time.Time) (s Serving) {
-	in, err := a.effectiveInput()
+	layers, err := a.layers()
 	if err != nil {
 		return s
 	}
-	effective, err := kubelet.EffectiveOf(in, a.files.Root())
+	effective, err := layers.Effective(a.files.Root())
 	if err != nil {
 		return s
 	}

@@ -3,8 +3,6 @@ package kubelet
 import (
 	"fmt"
 	"path/filepath"
-
-	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
 // Effective is what of the kubelet's configuration decides whether the API
@@ -17,23 +15,14 @@ type Effective struct {
 	ServerTLSBootstrap bool
 }
 
-// EffectiveOf reads a configuration as the kubelet puts it together: the file,
-// the drop-ins, the arguments, the last one that says something wins. dir is
-// the file's folder, from where relative paths begin.
-func EffectiveOf(in HealthInput, dir string) (Effective, error) {
+// Effective reads what these layers amount to. dir is the file's folder, from
+// where relative paths begin.
+func (l Layers) Effective(dir string) (Effective, error) {
 	var e Effective
-	for i, data := range append([][]byte{in.Config}, in.DropIns...) {
-		if len(data) == 0 {
-			continue
-		}
-		parsed, err := parseDocument(data)
-		if err != nil {
-			return e, fault.New(fault.ConfigInvalid, "kubelet configuration (drop-in %d): %w", i, err)
-		}
-		doc := document(parsed)
+	err := l.documents(func(what string, doc document) error {
 		path, err := doc.get("authentication.x509.clientCAFile")
 		if err != nil {
-			return e, fmt.Errorf("kubelet configuration (drop-in %d): %w", i, err)
+			return fmt.Errorf("%s: %w", what, err)
 		}
 		if path, ok := path.(string); ok && path != "" {
 			e.ClientCAFile = path
@@ -41,8 +30,12 @@ func EffectiveOf(in HealthInput, dir string) (Effective, error) {
 		if on, ok := doc["serverTLSBootstrap"].(bool); ok {
 			e.ServerTLSBootstrap = on
 		}
+		return nil
+	})
+	if err != nil {
+		return e, err
 	}
-	for _, arg := range in.Args {
+	for _, arg := range l.Args {
 		value, given := cutFlag(arg)
 		switch flagName(arg) {
 		case "client-ca-file":

@@ -24,41 +24,25 @@ const (
 	healthzPort    = 10248
 )
 
-// HealthInput is what decides where the kubelet answers for its health, in the
-// order in which it takes effect: the file, the drop-ins of its --config-dir,
-// its arguments.
-type HealthInput struct {
-	Config  []byte
-	DropIns [][]byte
-	Args    []string
-}
-
-// HealthAddress returns the URL to ask, and false if the kubelet was told to
-// have none (healthzPort: 0).
-func HealthAddress(in HealthInput) (url string, enabled bool, err error) {
+// HealthURL returns the URL to ask, and false if the kubelet was told to have none
+// (healthzPort: 0).
+func (l Layers) HealthURL() (url string, enabled bool, err error) {
 	host, port := healthzAddress, healthzPort
-	for i, data := range append([][]byte{in.Config}, in.DropIns...) {
-		if len(data) == 0 {
-			continue
-		}
-		what := "kubelet configuration"
-		if i > 0 {
-			what = fmt.Sprintf("drop-in %d of the kubelet configuration", i)
-		}
-		doc, err := parseDocument(data)
-		if err != nil {
-			return "", false, fault.New(fault.ConfigInvalid, "%s: %w", what, err)
-		}
+	err = l.documents(func(what string, doc document) error {
 		if v, ok := doc["healthzBindAddress"].(string); ok && v != "" {
 			host = v
 		}
 		if v, ok := doc["healthzPort"].(json.Number); ok {
 			if port, err = strconv.Atoi(v.String()); err != nil {
-				return "", false, fault.New(fault.ConfigInvalid, "%s: healthzPort: must be a whole number", what)
+				return fault.New(fault.ConfigInvalid, "%s: healthzPort: must be a whole number", what)
 			}
 		}
+		return nil
+	})
+	if err != nil {
+		return "", false, err
 	}
-	for _, arg := range in.Args {
+	for _, arg := range l.Args {
 		value, ok := cutFlag(arg)
 		if !ok {
 			continue

@@ -14,28 +14,28 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-func TestHealthAddress(t *testing.T) {
+func TestHealthURL(t *testing.T) {
 	for name, c := range map[string]struct {
-		in  HealthInput
+		in  Layers
 		url string
 	}{
-		"nothing said":       {HealthInput{}, "http://127.0.0.1:10248/healthz"},
-		"file":               {HealthInput{Config: []byte("healthzPort: 1\nhealthzBindAddress: 10.0.0.7\n")}, "http://10.0.0.7:1/healthz"},
-		"all addresses":      {HealthInput{Config: []byte("healthzBindAddress: 0.0.0.0\n")}, "http://127.0.0.1:10248/healthz"},
-		"all addresses of 6": {HealthInput{Config: []byte("healthzBindAddress: \"::\"\n")}, "http://[::1]:10248/healthz"},
-		"name":               {HealthInput{Config: []byte("healthzBindAddress: localhost\n")}, "http://localhost:10248/healthz"},
-		"empty and null":     {HealthInput{Config: []byte("healthzBindAddress: \"\"\nhealthzPort: ~\n")}, "http://127.0.0.1:10248/healthz"},
-		"off":                {HealthInput{Config: []byte("healthzPort: 0\n")}, ""},
-		"drop-in":            {HealthInput{Config: []byte("healthzPort: 0\n"), DropIns: [][]byte{[]byte("healthzPort: 1\n"), []byte("healthzPort: 2\n"), []byte("a: b\n")}}, "http://127.0.0.1:2/healthz"},
-		"argument":           {HealthInput{Config: []byte("healthzPort: 0\n"), Args: []string{"--healthz_port=3", "--healthz-bind-address=::1", "-v=4", "--x"}}, "http://[::1]:3/healthz"},
-		"off by argument":    {HealthInput{Args: []string{"--healthz-port=0"}}, ""},
+		"nothing said":       {Layers{}, "http://127.0.0.1:10248/healthz"},
+		"file":               {Layers{Config: []byte("healthzPort: 1\nhealthzBindAddress: 10.0.0.7\n")}, "http://10.0.0.7:1/healthz"},
+		"all addresses":      {Layers{Config: []byte("healthzBindAddress: 0.0.0.0\n")}, "http://127.0.0.1:10248/healthz"},
+		"all addresses of 6": {Layers{Config: []byte("healthzBindAddress: \"::\"\n")}, "http://[::1]:10248/healthz"},
+		"name":               {Layers{Config: []byte("healthzBindAddress: localhost\n")}, "http://localhost:10248/healthz"},
+		"empty and null":     {Layers{Config: []byte("healthzBindAddress: \"\"\nhealthzPort: ~\n")}, "http://127.0.0.1:10248/healthz"},
+		"off":                {Layers{Config: []byte("healthzPort: 0\n")}, ""},
+		"drop-in":            {Layers{Config: []byte("healthzPort: 0\n"), DropIns: [][]byte{[]byte("healthzPort: 1\n"), []byte("healthzPort: 2\n"), []byte("a: b\n")}}, "http://127.0.0.1:2/healthz"},
+		"argument":           {Layers{Config: []byte("healthzPort: 0\n"), Args: []string{"--healthz_port=3", "--healthz-bind-address=::1", "-v=4", "--x"}}, "http://[::1]:3/healthz"},
+		"off by argument":    {Layers{Args: []string{"--healthz-port=0"}}, ""},
 	} {
-		url, enabled, err := HealthAddress(c.in)
+		url, enabled, err := c.in.HealthURL()
 		if err != nil || url != c.url || enabled != (c.url != "") {
 			t.Errorf("%s: %q, %t, %v", name, url, enabled, err)
 		}
 	}
-	for text, in := range map[string]HealthInput{
+	for text, in := range map[string]Layers{
 		"does not parse":  {Config: []byte("[")},
 		"drop-in 1":       {DropIns: [][]byte{[]byte("[")}},
 		"whole number":    {Config: []byte("healthzPort: 1.5\n")},
@@ -45,7 +45,7 @@ func TestHealthAddress(t *testing.T) {
 		"\"1.2.3.4/x?\"":  {Config: []byte("healthzBindAddress: 1.2.3.4/x?\n")},
 		"--healthz-port:": {Args: []string{"--healthz-port=x"}},
 	} {
-		_, _, err := HealthAddress(in)
+		_, _, err := in.HealthURL()
 		wantFault(t, err, fault.ConfigInvalid, text)
 	}
 }

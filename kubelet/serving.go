@@ -1,7 +1,6 @@
 package kubelet
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -31,15 +30,6 @@ const (
 // ServingPair is a self-signed serving certificate and its key, both in PEM.
 type ServingPair struct{ CertPEM, KeyPEM []byte }
 
-// ServingInput is what decides which certificate the kubelet serves with: its
-// config, the drop-ins of its --config-dir, its further arguments.
-type ServingInput struct {
-	NodeName string
-	Config   []byte
-	DropIns  [][]byte
-	Args     []string
-}
-
 // MakeServingPair makes the serving pair that the kubelet would make itself at
 // its first start, because the kubelet makes two RSA keys for it: 0.2 s in which
 // it does nothing else, and up to half a second. Ours is one P-256 key; like the
@@ -50,8 +40,8 @@ type ServingInput struct {
 // asks the cluster for one (serverTLSBootstrap), may only speak cipher suites
 // that want an RSA key, or has a pair that works. Half a pair and a damaged one
 // do not count as a pair: with those the kubelet never starts.
-func (f Files) MakeServingPair(in ServingInput) (*ServingPair, error) {
-	if !selfSigned(in) || f.hasServingPair() {
+func (f Files) MakeServingPair(nodeName string, l Layers) (*ServingPair, error) {
+	if !l.selfSigned() || f.hasServingPair() {
 		return nil, nil
 	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -65,11 +55,11 @@ func (f Files) MakeServingPair(in ServingInput) (*ServingPair, error) {
 	from := f.now().Add(-servingBackdated)
 	template := &x509.Certificate{
 		SerialNumber: serial.Add(serial, big.NewInt(1)),
-		Subject:      pkix.Name{CommonName: fmt.Sprintf("%s@%d", in.NodeName, f.now().Unix())},
+		Subject:      pkix.Name{CommonName: fmt.Sprintf("%s@%d", nodeName, f.now().Unix())},
 		NotBefore:    from, NotAfter: from.Add(servingValid),
 		KeyUsage:    x509.KeyUsageDigitalSignature,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
-		DNSNames:    []string{in.NodeName}, BasicConstraintsValid: true,
+		DNSNames:    []string{nodeName}, BasicConstraintsValid: true,
 	}
 	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
 	if err != nil {
@@ -85,34 +75,33 @@ func (f Files) MakeServingPair(in ServingInput) (*ServingPair, error) {
 	}, nil
 }
 
+// errGiven ends the reading: the kubelet was given a certificate, or will be.
+var errGiven = errors.New("the serving certificate is decided")
+
 // selfSigned says whether a kubelet that is started like this makes itself a
 // pair, and can speak with an ECDSA one. What cannot be read is left to the
 // kubelet.
-func selfSigned(in ServingInput) bool {
-	for _, arg := range in.Args {
+func (l Layers) selfSigned() bool {
+	for _, arg := range l.Args {
 		switch flagName(arg) {
 		case "tls-cert-file", "tls-private-key-file", "tls-cipher-suites", "cert-dir":
 			return false
 		}
 	}
-	for _, data := range append([][]byte{in.Config}, in.DropIns...) {
-		if len(bytes.TrimSpace(data)) == 0 {
-			continue
-		}
-		doc, err := parseDocument(data)
-		if err != nil || doc["serverTLSBootstrap"] == true {
-			return false
+	return nil == l.documents(func(_ string, doc document) error {
+		if doc["serverTLSBootstrap"] == true {
+			return errGiven
 		}
 		for _, key := range []string{"tlsCertFile", "tlsPrivateKeyFile"} {
 			if v, given := doc[key]; given && v != nil && v != "" {
-				return false
+				return errGiven
 			}
 		}
 		if suites, ok := doc["tlsCipherSuites"].([]any); ok && len(suites) > 0 && !slices.ContainsFunc(suites, isECDSA) {
-			return false
+			return errGiven
 		}
-	}
-	return true
+		return nil
+	})
 }
 
 func isECDSA(suite any) bool {

@@ -14,7 +14,7 @@ import (
 
 func TestTheServingPairIsWhatAKubeletWouldMakeItself(t *testing.T) {
 	f := newFiles(t)
-	pair, err := f.MakeServingPair(ServingInput{NodeName: "worker-1", Config: []byte("kind: KubeletConfiguration\n")})
+	pair, err := f.MakeServingPair("worker-1", Layers{Config: []byte("kind: KubeletConfiguration\n")})
 	if err != nil || pair == nil {
 		t.Fatalf("%v, %v", pair, err)
 	}
@@ -41,35 +41,34 @@ func TestTheServingPairIsWhatAKubeletWouldMakeItself(t *testing.T) {
 			t.Errorf("%s: %v, %v", path, info, err)
 		}
 	}
-	if again, err := f.MakeServingPair(ServingInput{NodeName: "worker-1"}); again != nil || err != nil {
+	if again, err := f.MakeServingPair("worker-1", Layers{}); again != nil || err != nil {
 		t.Errorf("there is a pair, and another one is made: %v, %v", again, err)
 	}
 }
 
 func TestNoServingPairIsMadeForAKubeletThatWouldNotUseIt(t *testing.T) {
 	for name, c := range map[string]struct {
-		in   ServingInput
+		in   Layers
 		want bool
 	}{
-		"an empty config":                            {ServingInput{}, true},
-		"the cluster signs it":                       {ServingInput{Config: []byte("serverTLSBootstrap: true\n")}, false},
-		"the cluster does not sign it":               {ServingInput{Config: []byte("serverTLSBootstrap: false\n")}, true},
-		"it has a certificate":                       {ServingInput{Config: []byte("tlsCertFile: /etc/x.crt\n")}, false},
-		"it has a key":                               {ServingInput{Config: []byte("tlsPrivateKeyFile: /etc/x.key\n")}, false},
-		"the names are there and empty":              {ServingInput{Config: []byte("tlsCertFile: \"\"\ntlsPrivateKeyFile: null\n")}, true},
-		"only suites with RSA":                       {ServingInput{Config: []byte("tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n")}, false},
-		"suites with either":                         {ServingInput{Config: []byte("tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]\n")}, true},
-		"suites that say nothing of the key":         {ServingInput{Config: []byte("tlsCipherSuites: [TLS_AES_128_GCM_SHA256]\n")}, true},
-		"a drop-in says that the cluster signs it":   {ServingInput{DropIns: [][]byte{[]byte("serverTLSBootstrap: true\n")}}, false},
-		"a drop-in that does not parse":              {ServingInput{DropIns: [][]byte{[]byte("a: b: c\n")}}, false},
-		"an argument names a certificate":            {ServingInput{Args: []string{"--tls-cert-file=/etc/x.crt"}}, false},
-		"an argument names suites":                   {ServingInput{Args: []string{"--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}}, false},
-		"another argument":                           {ServingInput{Args: []string{"--v=2"}}, true},
-		"a config that does not parse is left alone": {ServingInput{Config: []byte("a: b: c\n")}, false},
+		"an empty config":                            {Layers{}, true},
+		"the cluster signs it":                       {Layers{Config: []byte("serverTLSBootstrap: true\n")}, false},
+		"the cluster does not sign it":               {Layers{Config: []byte("serverTLSBootstrap: false\n")}, true},
+		"it has a certificate":                       {Layers{Config: []byte("tlsCertFile: /etc/x.crt\n")}, false},
+		"it has a key":                               {Layers{Config: []byte("tlsPrivateKeyFile: /etc/x.key\n")}, false},
+		"the names are there and empty":              {Layers{Config: []byte("tlsCertFile: \"\"\ntlsPrivateKeyFile: null\n")}, true},
+		"only suites with RSA":                       {Layers{Config: []byte("tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n")}, false},
+		"suites with either":                         {Layers{Config: []byte("tlsCipherSuites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256]\n")}, true},
+		"suites that say nothing of the key":         {Layers{Config: []byte("tlsCipherSuites: [TLS_AES_128_GCM_SHA256]\n")}, true},
+		"a drop-in says that the cluster signs it":   {Layers{DropIns: [][]byte{[]byte("serverTLSBootstrap: true\n")}}, false},
+		"a drop-in that does not parse":              {Layers{DropIns: [][]byte{[]byte("a: b: c\n")}}, false},
+		"an argument names a certificate":            {Layers{Args: []string{"--tls-cert-file=/etc/x.crt"}}, false},
+		"an argument names suites":                   {Layers{Args: []string{"--tls-cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"}}, false},
+		"another argument":                           {Layers{Args: []string{"--v=2"}}, true},
+		"a config that does not parse is left alone": {Layers{Config: []byte("a: b: c\n")}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
-			c.in.NodeName = "worker-1"
-			pair, err := newFiles(t).MakeServingPair(c.in)
+			pair, err := newFiles(t).MakeServingPair("worker-1", c.in)
 			if err != nil || (pair != nil) != c.want {
 				t.Errorf("made: %t, want %t; %v", pair != nil, c.want, err)
 			}
@@ -94,7 +93,7 @@ func TestHalfAServingPairIsSetAsideBecauseNoKubeletStartsWithIt(t *testing.T) {
 			}
 			left(t, f)
 			before, _ := filepath.Glob(filepath.Join(f.PKI(), "*"))
-			pair, err := f.MakeServingPair(ServingInput{NodeName: "worker-1"})
+			pair, err := f.MakeServingPair("worker-1", Layers{})
 			if err != nil || pair == nil {
 				t.Fatalf("%v, %v", pair, err)
 			}
@@ -115,7 +114,7 @@ func TestAPairThatSomebodyLinkedThereIsNotTouched(t *testing.T) {
 	f := newFiles(t)
 	mkdir(t, f.PKI())
 	symlink(t, filepath.Join(t.TempDir(), "none"), f.ServingCert())
-	if pair, err := f.MakeServingPair(ServingInput{NodeName: "worker-1"}); pair != nil || err != nil {
+	if pair, err := f.MakeServingPair("worker-1", Layers{}); pair != nil || err != nil {
 		t.Errorf("%v, %v", pair, err)
 	}
 	if _, err := os.Lstat(f.ServingKey()); !errors.Is(err, fs.ErrNotExist) {

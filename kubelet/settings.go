@@ -2,10 +2,7 @@ package kubelet
 
 import (
 	"encoding/json"
-	"fmt"
 	"strconv"
-
-	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
 // Settings are those values of a kubelet's effective configuration that decide
@@ -23,32 +20,24 @@ type Settings struct {
 	Port                  int    // 0: not set; the default is 10250
 }
 
-// ReadSettings reads them in the order in which they take effect: the file, the
-// drop-ins of --config-dir, the arguments. A value of a wrong kind counts as
-// not set: the kubelet itself will say what is wrong with it.
-func ReadSettings(in HealthInput) (Settings, error) {
-	s := Settings{Complete: len(in.Config) > 0}
-	for i, data := range append([][]byte{in.Config}, in.DropIns...) {
-		if len(data) == 0 {
-			continue
-		}
-		doc, err := parseDocument(data)
-		if err != nil {
-			what := "kubelet configuration"
-			if i > 0 {
-				what = fmt.Sprintf("drop-in %d of the kubelet configuration", i)
-			}
-			return Settings{}, fault.New(fault.ConfigInvalid, "%s: %w", what, err)
-		}
+// Settings reads them. A value of a wrong kind counts as not set: the kubelet
+// itself will say what is wrong with it.
+func (l Layers) Settings() (Settings, error) {
+	s := Settings{Complete: len(l.Config) > 0}
+	err := l.documents(func(_ string, doc document) error {
 		s.take(doc)
+		return nil
+	})
+	if err != nil {
+		return Settings{}, err
 	}
-	for _, arg := range in.Args {
+	for _, arg := range l.Args {
 		s.takeFlag(arg)
 	}
 	return s, nil
 }
 
-func (s *Settings) take(doc map[string]any) {
+func (s *Settings) take(doc document) {
 	if v, ok := doc["failSwapOn"].(bool); ok {
 		s.FailSwapOn = &v
 	}

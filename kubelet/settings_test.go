@@ -7,32 +7,32 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-func TestReadSettings(t *testing.T) {
+func TestSettings(t *testing.T) {
 	yes, no := true, false
 	for name, c := range map[string]struct {
-		in   HealthInput
+		in   Layers
 		want Settings
 	}{
-		"nothing known":         {HealthInput{}, Settings{}},
-		"a file that says much": {HealthInput{Config: []byte("failSwapOn: false\nfailCgroupV1: true\nprotectKernelDefaults: true\ncgroupDriver: systemd\naddress: 10.0.0.1\nport: 10350\n")}, Settings{true, &no, &yes, true, "systemd", "10.0.0.1", 10350}},
-		"a drop-in over nothing": {HealthInput{DropIns: [][]byte{[]byte("failSwapOn: false\n")}},
+		"nothing known":         {Layers{}, Settings{}},
+		"a file that says much": {Layers{Config: []byte("failSwapOn: false\nfailCgroupV1: true\nprotectKernelDefaults: true\ncgroupDriver: systemd\naddress: 10.0.0.1\nport: 10350\n")}, Settings{true, &no, &yes, true, "systemd", "10.0.0.1", 10350}},
+		"a drop-in over nothing": {Layers{DropIns: [][]byte{[]byte("failSwapOn: false\n")}},
 			Settings{FailSwapOn: &no}},
-		"a drop-in over the file": {HealthInput{Config: []byte("failSwapOn: true\nport: 1\n"), DropIns: [][]byte{nil, []byte("failSwapOn: false\n")}},
+		"a drop-in over the file": {Layers{Config: []byte("failSwapOn: true\nport: 1\n"), DropIns: [][]byte{nil, []byte("failSwapOn: false\n")}},
 			Settings{Complete: true, FailSwapOn: &no, Port: 1}},
-		"arguments over everything": {HealthInput{Config: []byte("failSwapOn: false\ncgroupDriver: systemd\n"),
+		"arguments over everything": {Layers{Config: []byte("failSwapOn: false\ncgroupDriver: systemd\n"),
 			Args: []string{"--fail-swap-on", "--fail_cgroupv1=false", "--protect-kernel-defaults=true", "--cgroup-driver=cgroupfs", "--port=2", "--address=::", "--v=2"}},
 			Settings{true, &yes, &no, true, "cgroupfs", "::", 2}},
-		"values of a wrong kind": {HealthInput{Config: []byte("failSwapOn: maybe\nport: 99999999\ncgroupDriver: 1\n"), Args: []string{"--fail-swap-on=perhaps", "--port=x", "plain"}}, Settings{Complete: true}},
+		"values of a wrong kind": {Layers{Config: []byte("failSwapOn: maybe\nport: 99999999\ncgroupDriver: 1\n"), Args: []string{"--fail-swap-on=perhaps", "--port=x", "plain"}}, Settings{Complete: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			got, err := ReadSettings(c.in)
+			got, err := c.in.Settings()
 			if err != nil || !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%+v, %v, want %+v", got, err, c.want)
 			}
 		})
 	}
-	for text, in := range map[string]HealthInput{"kubelet configuration": {Config: []byte("{{")}, "drop-in 1": {DropIns: [][]byte{[]byte("- x")}}} {
-		_, err := ReadSettings(in)
+	for text, in := range map[string]Layers{"kubelet configuration": {Config: []byte("{{")}, "drop-in 1": {DropIns: [][]byte{[]byte("- x")}}} {
+		_, err := in.Settings()
 		wantFault(t, err, fault.ConfigInvalid, text)
 	}
 }

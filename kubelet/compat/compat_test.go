@@ -253,7 +253,7 @@ func FuzzKubeconfigAgainstClientGo(f *testing.F) {
 // where it finds none.
 func TestTheKubeletTakesOurServingPairForItsOwn(t *testing.T) {
 	f := join(t)
-	pair, err := f.MakeServingPair(kubelet.ServingInput{NodeName: "worker-1"})
+	pair, err := f.MakeServingPair("worker-1", kubelet.Layers{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -38,7 +38,7 @@ func (m Machine) Port(s kubelet.Settings) *Row {
 		port = kubeletPort
 	}
 	name := "port " + strconv.Itoa(port)
-	l, err := m.listening(uint16(port), s.Address) // ReadSettings takes 16 bits only
+	l, err := m.listening(uint16(port), s.Address) // Settings takes 16 bits only
 	switch {
 	case err != nil:
 		return unseen(name, err)
