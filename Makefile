@@ -78,6 +78,10 @@ race: ## the same under the race detector (make test runs only this one)
 		go test ./...; \
 	fi
 
+.PHONY: crash
+crash: ## every combination of a step of a join, a file and a damage (make test runs a part)
+	go test ./agent -run TestCrashAnywhere -count=1 -timeout 30m -v -args -crash.all
+
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target for some seconds (FUZZ_EACH, FUZZ_TOTAL)
 	@internal/tools/fuzz.sh $(FUZZ_EACH) $(FUZZ_TOTAL)
