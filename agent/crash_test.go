@@ -224,10 +224,29 @@ func (r *rig) crashAt(at int) []string {
 		}
 	}
 	_ = must(New(r.cfg, deps)).Run(ctx)
+	r.awaitLock()
 	if c.dead {
 		c.remain.restore(r.t, c.dirs...)
 	}
 	return c.seen
+}
+
+// awaitLock waits until nobody has the lock. A program that another test starts at
+// this moment has, between fork and exec, all files of this process open.
+func (r *rig) awaitLock() {
+	r.t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	for {
+		held, err := acquire(r.cfg.Paths)
+		if err == nil {
+			held.release()
+			return
+		}
+		if fault.ReasonOf(err) != fault.Locked || time.Now().After(deadline) {
+			r.t.Fatal(err)
+		}
+		<-time.After(time.Millisecond)
+	}
 }
 
 func (r *rig) dirs() []string {
@@ -262,6 +281,7 @@ func firstJoin(*rig) {}
 func rejoin(r *rig) {
 	r.cfg.AfterJoin = AfterJoinExit
 	r.mustJoin()
+	r.awaitLock()
 	if err := os.Remove(r.files().CurrentPair()); err != nil {
 		r.t.Fatal(err)
 	}
@@ -416,6 +436,7 @@ func (r *rig) earlierJoin() tree {
 	r.t.Helper()
 	r.cfg.AfterJoin = AfterJoinExit
 	r.mustJoin()
+	r.awaitLock()
 	old := treeOf(r.t, r.dirs()...)
 	for _, dir := range r.dirs() {
 		if err := os.RemoveAll(dir); err != nil {
