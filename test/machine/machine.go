@@ -36,6 +36,9 @@ type Options struct {
 	CloudInit  bool            // cloud-init runs (put its seed into Files)
 	Files      map[string]File // put in before the first boot
 	Binds      []string        // more --bind-ro= of systemd-nspawn: host path, or host path:path there
+	// Credentials are systemd's, by name, given to the machine from outside at
+	// each of its boots: they are in none of its files.
+	Credentials map[string]string
 }
 
 // Machine is one throwaway machine. Its methods may be called by one goroutine
@@ -94,6 +97,11 @@ func (m *Machine) prepare(ctx context.Context) error {
 	if err := m.WriteFiles(ctx, files); err != nil {
 		return err
 	}
+	for name, secret := range m.Credentials {
+		if err := os.WriteFile(m.credential(name), []byte(secret), 0o600); err != nil {
+			return err
+		}
+	}
 	if m.Containerd {
 		if _, err := m.Output(ctx, "systemctl", "enable", "--quiet", "containerd.service"); err != nil {
 			return err
@@ -142,6 +150,11 @@ func (m *Machine) Boot(ctx context.Context) error {
 	return nil
 }
 
+// credential is where a credential lies on this host, beside the machine's disk.
+func (m *Machine) credential(name string) string {
+	return filepath.Join(m.dir, "credential-"+name)
+}
+
 func (m *Machine) start(ctx context.Context) error {
 	args := []string{
 		"--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child", "--mount-proc",
@@ -153,6 +166,9 @@ func (m *Machine) start(ctx context.Context) error {
 	}
 	for _, bind := range m.Binds {
 		args = append(args, "--bind-ro="+bind)
+	}
+	for name := range m.Credentials {
+		args = append(args, "--load-credential="+name+":"+m.credential(name))
 	}
 	name, env := "unshare", os.Environ()
 	if _, err := os.Stat("/run/systemd/system"); err == nil {
