@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"path"
+	"slices"
 	"strings"
 	"unicode/utf8"
 )
@@ -21,34 +22,65 @@ type joinLine struct {
 
 // parseJoinLine reads the line that `kubeadm token create --print-join-command`
 // prints, as it is or as it was copied: with a prompt or sudo before it, over
-// several lines, with quotes. Errors never repeat a value: one of them is the
-// token.
+// several lines, folded, with quotes, or somewhere in all that `kubeadm init`
+// said. Errors never repeat a value: one of them is the token.
 func parseJoinLine(text string) (joinLine, error) {
-	commands, err := shellCommands(text)
-	if err != nil {
-		return joinLine{}, err
+	if !utf8.ValidString(text) {
+		return joinLine{}, errors.New("is not UTF-8 text")
 	}
-	var found [][]string
-	for _, words := range commands {
+	var workers, all [][]string
+	for _, line := range joinLines(text) {
+		words, err := shellWords(line)
+		if err != nil {
+			return joinLine{}, err
+		}
 		args, ok := kubeadmJoin(words)
-		switch {
-		case ok:
-			found = append(found, args)
-		case len(found) > 0 && strings.HasPrefix(words[0], "--"):
-			// Copied without the backslash at the end of the line before.
-			found[len(found)-1] = append(found[len(found)-1], words...)
-		case isKlog(words[0]), strings.HasPrefix(words[0], "#"):
-		default:
-			return joinLine{}, errors.New("there is a line that is no `kubeadm join` line; give just the one that `kubeadm token create --print-join-command` prints")
+		if !ok {
+			continue // it looked like one before its quotes were read
+		}
+		all = append(all, args)
+		if !slices.Contains(args, "--control-plane") {
+			workers = append(workers, args)
 		}
 	}
-	switch len(found) {
+	if len(all) > 1 && len(workers) > 0 {
+		all = workers // kubeadm init prints one for control-plane nodes as well
+	}
+	switch len(all) {
 	case 0:
 		return joinLine{}, errors.New("there is no `kubeadm join` line in it")
 	case 1:
-		return joinFlags(found[0])
+		return joinFlags(all[0])
 	}
-	return joinLine{}, fmt.Errorf("there are %d `kubeadm join` lines in it; give one", len(found))
+	return joinLine{}, fmt.Errorf("there are %d `kubeadm join` lines in it; give one", len(all))
+}
+
+// joinLines finds the `kubeadm join` lines in a text, each with the lines in
+// which it goes on: after a backslash, or copied without it. All else is what
+// somebody printed around them.
+func joinLines(text string) []string {
+	text = strings.ReplaceAll(strings.TrimPrefix(text, "\ufeff"), "\r\n", "\n")
+	var found []string
+	goesOn, near := false, false // it ended with a backslash; nothing but blanks since
+	for line := range strings.SplitSeq(text, "\n") {
+		trimmed := strings.TrimSpace(line)
+		_, begins := kubeadmJoin(strings.Fields(line))
+		switch {
+		case goesOn && trimmed != "":
+			found[len(found)-1] += "\n" + line
+		case begins:
+			found = append(found, line)
+		case near && strings.HasPrefix(trimmed, "--"):
+			found[len(found)-1] += " " + line
+		case trimmed == "":
+			continue
+		default:
+			near = false
+			continue
+		}
+		goesOn, near = strings.HasSuffix(trimmed, "\\"), true
+	}
+	return found
 }
 
 // kubeadmJoin returns what follows `kubeadm join`, after a prompt and sudo.
@@ -69,11 +101,6 @@ func kubeadmJoin(words []string) ([]string, bool) {
 		return words[2:], true
 	}
 	return nil, false
-}
-
-// isKlog tells kubeadm's own warnings, which end up here with 2>&1.
-func isKlog(word string) bool {
-	return len(word) == 5 && strings.ContainsRune("IWEF", rune(word[0])) && strings.Trim(word[1:], "0123456789") == ""
 }
 
 // joinFlags reads the words after `kubeadm join`.
@@ -161,19 +188,13 @@ func joinFlags(words []string) (joinLine, error) {
 	return out, nil
 }
 
-// shellCommands splits text into commands and words as a shell does, but only
-// plain ones: what a shell would expand, chain or redirect is refused.
-func shellCommands(text string) ([][]string, error) {
-	text = strings.TrimPrefix(text, "\ufeff")
-	text = strings.ReplaceAll(text, "\r\n", "\n")
-	if !utf8.ValidString(text) {
-		return nil, errors.New("is not UTF-8 text")
-	}
+// shellWords splits a command into words as a shell does, but only a plain one:
+// what a shell would expand, chain or redirect is refused.
+func shellWords(text string) ([]string, error) {
 	var (
-		commands [][]string
-		words    []string
-		word     strings.Builder
-		inWord   bool
+		words  []string
+		word   strings.Builder
+		inWord bool
 	)
 	endWord := func() {
 		if inWord {
@@ -182,35 +203,22 @@ func shellCommands(text string) ([][]string, error) {
 			inWord = false
 		}
 	}
-	endCommand := func() {
-		endWord()
-		if len(words) > 0 {
-			commands = append(commands, words)
-			words = nil
-		}
-	}
 	runes := []rune(text)
 	for i := 0; i < len(runes); i++ {
 		switch r := runes[i]; {
-		case r == '\n':
-			endCommand()
-		case r == ' ' || r == '\t' || r == 0xa0: // a no-break space comes from web pages
+		case r == ' ' || r == '\t' || r == '\n' || r == 0xa0: // a no-break space comes from web pages
 			endWord()
 		case r == '\\':
 			i++
-			if i == len(runes) {
-				return nil, errors.New("ends with a backslash: the line is not whole")
-			}
-			if runes[i] == ' ' && restIsBlank(runes[i:]) {
-				// A blank after the backslash is how copied lines break.
-				for i < len(runes) && runes[i] != '\n' {
-					i++
+			if end, ok := lineEnd(runes[i:]); ok {
+				i += end // the line goes on
+				if i >= len(runes) {
+					return nil, errors.New("ends with a backslash: the line is not whole")
 				}
-				endWord()
+				if end > 0 || runes[i] != '\n' {
+					endWord()
+				}
 				continue
-			}
-			if runes[i] == '\n' {
-				continue // the line goes on
 			}
 			word.WriteRune(runes[i])
 			inWord = true
@@ -237,21 +245,26 @@ func shellCommands(text string) ([][]string, error) {
 			inWord = true
 		}
 	}
-	endCommand()
-	return commands, nil
+	endWord()
+	return words, nil
 }
 
-// restIsBlank says whether only blanks follow on this line.
-func restIsBlank(runes []rune) bool {
-	for _, r := range runes {
-		if r == '\n' {
-			return true
-		}
-		if r != ' ' && r != '\t' {
-			return false
-		}
+// lineEnd says whether a line ends after a backslash, and how many runes later:
+// at once, after blanks (how copied lines break), or where a line was folded into
+// the one before it, as YAML does, and its first flag follows.
+func lineEnd(runes []rune) (end int, ok bool) {
+	blanks := 0
+	for blanks < len(runes) && (runes[blanks] == ' ' || runes[blanks] == '\t') {
+		blanks++
 	}
-	return false
+	rest := runes[blanks:]
+	switch {
+	case len(rest) == 0 || rest[0] == '\n':
+		return blanks, true
+	case blanks > 0 && len(rest) > 1 && rest[0] == '-' && rest[1] == '-':
+		return blanks - 1, true
+	}
+	return 0, false
 }
 
 // quoted reads a quoted piece that begins at i and returns where it ends.
