@@ -36,6 +36,7 @@ type Options struct {
 	CloudInit  bool            // cloud-init runs (put its seed into Files)
 	Files      map[string]File // put in before the first boot
 	Binds      []string        // more --bind-ro= of systemd-nspawn: host path, or host path:path there
+	HasConsole bool            // ConsoleLog then holds what systemd says, from its first word on
 	// Credentials are systemd's, by name, given to the machine from outside at
 	// each of its boots: they are in none of its files.
 	Credentials map[string]string
@@ -166,6 +167,9 @@ func (m *Machine) start(ctx context.Context) error {
 	}
 	for _, bind := range m.Binds {
 		args = append(args, "--bind-ro="+bind)
+	}
+	if m.HasConsole {
+		args = append(args, "--console=read-only") // the last one counts
 	}
 	for name := range m.Credentials {
 		args = append(args, "--load-credential="+name+":"+m.credential(name))
@@ -364,12 +368,19 @@ func (m *Machine) Close() error {
 
 // Console returns the last lines of the machine's console.
 func (m *Machine) Console() string {
-	text, err := os.ReadFile(filepath.Join(m.dir, "console.log"))
+	text, err := m.ConsoleLog()
 	if err != nil {
 		return err.Error()
 	}
-	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
+	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-20):], "\n")
+}
+
+// ConsoleLog returns all that the machine's console showed, over all its boots.
+// What systemd says before there is a journal stands only there, given HasConsole.
+func (m *Machine) ConsoleLog() (string, error) {
+	text, err := os.ReadFile(filepath.Join(m.dir, "console.log"))
+	return string(text), err
 }
 
 // tarOf packs files for a tar that unpacks at the root.
