@@ -403,7 +403,9 @@ func crashCase(t *testing.T, begin func(*rig), at int, damage string, file int) 
 			t.Errorf("%s: a kubeconfig whose pair cannot be used: %v", name, err)
 		}
 	}
-	if now := r.kubeletInputs(); now != *loaded {
+	// Another usable pair in the store is what a rotation looks like.
+	rotated := damage == "stale" && strings.Contains(what, "kubelet-client-")
+	if now := r.kubeletInputs(); now != *loaded && !rotated {
 		t.Errorf("%s: the kubelet runs on other files than those that lie there", name)
 	}
 	return true
