@@ -72,6 +72,7 @@ type Agent struct {
 	loggedNotes  map[string]bool
 	notified     string // the line that systemd was told last
 	readied      bool   // systemd was told that the loop runs
+	announced    bool   // so was that the machine is a node
 }
 
 // memory is what the loop remembers between two looks; losing it costs a few
@@ -233,8 +234,10 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 			}
 		}
 		a.ready() // whatever came of it
-		if phase == Joined && err == nil && a.cfg.AfterJoin == AfterJoinExit {
-			return nil
+		if phase == Joined && err == nil {
+			if a.announce(ctx); a.cfg.AfterJoin == AfterJoinExit {
+				return nil
+			}
 		}
 		pause := localCheckEvery
 		if err != nil {

@@ -80,7 +80,7 @@ type API interface {
 	Close()
 }
 
-// Units is kubelet.service.
+// Units is kubelet.service, and the target that others wait for.
 type Units interface {
 	Unit(ctx context.Context, name string) (systemd.Unit, error)
 	Existing(ctx context.Context, dir string) (systemd.Existing, error)
@@ -91,6 +91,9 @@ type Units interface {
 	Stop(ctx context.Context, name string) (systemd.Unit, error)
 	Watch(ctx context.Context, names ...string) <-chan struct{}
 	LastLines(ctx context.Context, name string, n int) ([]string, error)
+	// Reach starts a target without waiting for what belongs to it; false: there is
+	// no such target.
+	Reach(ctx context.Context, target string) (bool, error)
 }
 
 // Notifier is sd_notify. A daemon outside systemd has nobody to tell: then its

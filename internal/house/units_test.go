@@ -17,24 +17,27 @@ const maxExposure = 2.1
 
 func TestTheUnitIsAsClosedAsWePromise(t *testing.T) {
 	dir := units(t)
-	out := analyze(t, "security", "--offline=true", "--no-pager", filepath.Join(dir, "bootstrap-agent.service"))
-	found := regexp.MustCompile(`Overall exposure level for bootstrap-agent\.service: ([0-9.]+)`).FindStringSubmatch(out)
-	if found == nil {
-		t.Fatalf("no exposure level in the answer of systemd-analyze:\n%s", out)
-	}
-	level, err := strconv.ParseFloat(found[1], 64)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if level > maxExposure {
-		t.Errorf("exposure level %.1f, more than %.1f:\n%s", level, maxExposure, out)
+	for _, name := range []string{"bootstrap-agent.service", "bootstrap-agent-wait.service"} {
+		out := analyze(t, "security", "--offline=true", "--no-pager", filepath.Join(dir, name))
+		found := regexp.MustCompile(`Overall exposure level for ` + regexp.QuoteMeta(name) + `: ([0-9.]+)`).FindStringSubmatch(out)
+		if found == nil {
+			t.Fatalf("no exposure level in the answer of systemd-analyze:\n%s", out)
+		}
+		level, err := strconv.ParseFloat(found[1], 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if level > maxExposure {
+			t.Errorf("%s: exposure level %.1f, more than %.1f:\n%s", name, level, maxExposure, out)
+		}
 	}
 }
 
 func TestSystemdTakesTheUnitsWithoutAWord(t *testing.T) {
 	dir := units(t)
 	out := analyze(t, "verify", "--man=no", "--recursive-errors=no",
-		filepath.Join(dir, "bootstrap-agent.service"), filepath.Join(dir, "bootstrap-agent.path"))
+		filepath.Join(dir, "bootstrap-agent.service"), filepath.Join(dir, "bootstrap-agent.path"),
+		filepath.Join(dir, "bootstrap-agent-joined.target"), filepath.Join(dir, "bootstrap-agent-wait.service"))
 	// Other units of this machine may have words of their own.
 	for line := range strings.Lines(out) {
 		if strings.Contains(line, "bootstrap-agent") {
@@ -98,6 +101,45 @@ func TestThePathUnitNeverRestartsAStoppedService(t *testing.T) {
 	}
 }
 
+// TestNoBootWaitsForACluster: the two units that others wait with are started by
+// the agent, or by whoever needs them, and never by a boot.
+func TestNoBootWaitsForACluster(t *testing.T) {
+	const target, wait = "packaging/bootstrap-agent-joined.target", "packaging/bootstrap-agent-wait.service"
+	for _, path := range []string{target, wait} {
+		for line := range directives(t, path) {
+			for prefix, reason := range map[string]string{
+				"[Install]": "what can be enabled will be, by a preset or a person",
+				"Before=":   "something of the boot would wait for a cluster",
+				"Wants=":    "an agent that a person has stopped would be started",
+				"Requires=": "likewise",
+				"Condition": "a false condition lets those go on who wait",
+				"StopWhen":  "it would be stopped as soon as it is reached: nothing needs it",
+			} {
+				if strings.HasPrefix(line, prefix) {
+					t.Errorf("%s has %q: %s", path, line, reason)
+				}
+			}
+		}
+	}
+	lines := directives(t, wait)
+	for line, reason := range map[string]string{
+		"ExecStart=/usr/bin/bootstrap-agent wait --for joined": "where the package puts the program",
+		"Type=oneshot":             "what comes after it waits for its end",
+		"RemainAfterExit=yes":      "it is asked once a boot",
+		"TimeoutStartSec=infinity": "an approval may take days",
+		"CapabilityBoundingSet=":   "it looks and changes nothing",
+	} {
+		if !lines[line] {
+			t.Errorf("%s has no line %q: %s", wait, line, reason)
+		}
+	}
+	for line := range directives(t, "packaging/bootstrap-agent.preset") {
+		if strings.Contains(line, "joined") || strings.Contains(line, "wait") {
+			t.Errorf("the preset has %q", line)
+		}
+	}
+}
+
 // TestMaintainerScriptsParse asks the shell itself; that they do the right thing
 // is shown on real machines.
 func TestMaintainerScriptsParse(t *testing.T) {
@@ -129,12 +171,12 @@ func units(t *testing.T) string {
 		t.Skip("systemd-analyze is not on this machine")
 	}
 	dir := t.TempDir()
-	for _, name := range []string{"bootstrap-agent.service", "bootstrap-agent.path"} {
+	for _, name := range []string{"bootstrap-agent.service", "bootstrap-agent.path", "bootstrap-agent-joined.target", "bootstrap-agent-wait.service"} {
 		content, err := os.ReadFile(filepath.Join(top(t), "packaging", name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		content = bytes.ReplaceAll(content, []byte("=/usr/bin/bootstrap-agent run"), []byte("=/bin/true"))
+		content = bytes.ReplaceAll(content, []byte("=/usr/bin/bootstrap-agent "), []byte("=/bin/true "))
 		if err := os.WriteFile(filepath.Join(dir, name), content, 0o644); err != nil {
 			t.Fatal(err)
 		}

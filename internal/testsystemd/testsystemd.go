@@ -40,6 +40,7 @@ type Manager struct {
 	watchers []chan struct{}
 	calls    []string
 	lines    []string
+	reached  []string
 }
 
 // Calls lists what was asked to change, in order: "install", "start", ...
@@ -225,6 +226,24 @@ func (m *Manager) LastLines(_ context.Context, _ string, n int) ([]string, error
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.lines[max(0, len(m.lines)-n):]), nil
+}
+
+// Reach notes that a target was asked for. Each is there, and is reached at once.
+func (m *Manager) Reach(ctx context.Context, target string) (there bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.reached = append(m.reached, target)
+	return true, nil
+}
+
+// Reached lists the targets that were asked for, in order.
+func (m *Manager) Reached() []string {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return slices.Clone(m.reached)
 }
 
 func (m *Manager) now() time.Duration {
