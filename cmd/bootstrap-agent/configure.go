@@ -24,9 +24,10 @@ const maxJoinLine = 64 << 10
 
 func (a *app) configureCommand() *cobra.Command {
 	var force bool
+	var kubeadmFile string
 	cmd := &cobra.Command{
-		Use:   "configure FILE|-",
-		Short: "Write config and token file from the control plane's join line",
+		Use:   "configure FILE|- | --from-kubeadm FILE|-",
+		Short: "Write config and token file from kubeadm's join line, or its file",
 		Long: `Write config and token file from the line that the control plane prints. The
 line is read from a file or from stdin (-), never from the command line, where
 other users would see the token.
@@ -34,13 +35,29 @@ other users would see the token.
   kubeadm token create --print-join-command      (on the control plane)
   bootstrap-agent configure -                    (here: paste the line, then Ctrl-D)
 
+With --from-kubeadm they are written from a file for "kubeadm join --config": its
+JoinConfiguration (v1beta4) for a worker. What has no counterpart here is refused
+by its name; everything that is wrong is told at once, with its line.
+
 An existing config that says something else stays, unless --force is given; then
 the old one is kept beside it as config.yaml.old.`,
-		Args: oneArg("a file with the join line, or - for stdin"),
+		Args: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("from-kubeadm") {
+				if len(args) > 0 {
+					return usage("either a file with the join line, or --from-kubeadm with a JoinConfiguration")
+				}
+				return nil
+			}
+			return oneArg("a file with the join line, or - for stdin")(cmd, args)
+		},
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if cmd.Flags().Changed("from-kubeadm") {
+				return a.configureFromKubeadm(cmd.Context(), a.loader(cmd.Flags()), kubeadmFile, force)
+			}
 			return a.configure(cmd.Context(), a.loader(cmd.Flags()), args[0], force)
 		},
 	}
+	cmd.Flags().StringVar(&kubeadmFile, "from-kubeadm", "", "a file for kubeadm join --config (kind JoinConfiguration), or - for stdin")
 	cmd.Flags().BoolVar(&force, "force", false, "replace a config that says something else")
 	addKeyFlags(cmd.Flags(), configurable()...)
 	return cmd
@@ -68,7 +85,7 @@ func (a *app) configure(ctx context.Context, l *loader, from string, force bool)
 	line, err := parseJoinLine(text)
 	if err != nil {
 		return fault.New(fault.ConfigInvalid, "cannot read the join line: %w", err).
-			WithHint("On the control plane: kubeadm token create --print-join-command. Nothing was written.")
+			WithHint("%s Nothing was written.", hintFor(text))
 	}
 	token, err := discovery.ParseToken(line.token)
 	if err != nil {
@@ -85,6 +102,14 @@ func (a *app) configure(ctx context.Context, l *loader, from string, force bool)
 		a.say("note: %s of the join line means nothing here and was left out", flag)
 	}
 	return l.writeConfig(ctx, data, good, token, force)
+}
+
+// hintFor is the next step for somebody who gave something else than a join line.
+func hintFor(text string) string {
+	if strings.Contains(text, joinKind) && strings.Contains(text, kubeadmGroup) {
+		return "This looks like a file for kubeadm join --config: bootstrap-agent configure --from-kubeadm FILE."
+	}
+	return "On the control plane: kubeadm token create --print-join-command."
 }
 
 func (a *app) joinText(ctx context.Context, from string) (string, error) {
@@ -163,11 +188,13 @@ func (l *loader) writeConfig(ctx context.Context, data []byte, good *loaded, tok
 			return err
 		}
 	}
-	changedToken, err := writeToken(tokenFile, token)
-	if err != nil {
-		return err
+	if !token.IsZero() {
+		changedToken, err := writeToken(tokenFile, token)
+		if err != nil {
+			return err
+		}
+		a.say("%s %s (0600): token with id %s", wrote(changedToken), tokenFile, token.ID())
 	}
-	a.say("%s %s (0600): token with id %s", wrote(changedToken), tokenFile, token.ID())
 	if same {
 		a.say("kept  %s: it says the same already", l.file)
 		return nil
@@ -177,10 +204,14 @@ func (l *loader) writeConfig(ctx context.Context, data []byte, good *loaded, tok
 	if err != nil {
 		return err
 	}
-	a.say("%s %s (0600): %d endpoint, %d pin", wrote(changed), l.file, len(good.agent.Endpoints), good.agent.Pins.Len())
+	if good.agent.Discovery != nil {
+		a.say("%s %s (0600): discovery file %s", wrote(changed), l.file, good.agent.Discovery.Path)
+	} else {
+		a.say("%s %s (0600): %d endpoint, %d pin", wrote(changed), l.file, len(good.agent.Endpoints), good.agent.Pins.Len())
+	}
 	if good.agent.UnsafeSkipCAVerification {
 		a.say("warning: without a pin everybody who knows a token of this cluster can pretend to be it")
-	} else if good.agent.Pins.Len() == 0 {
+	} else if good.agent.Pins.Len() == 0 && good.agent.Discovery == nil {
 		a.say("warning: the line has no pin; the join will stop and show the pins seen")
 	}
 	a.say("\nNext: systemctl enable --now bootstrap-agent && bootstrap-agent wait")

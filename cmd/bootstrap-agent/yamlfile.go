@@ -112,6 +112,28 @@ func (j *yamlJudge) fault(line int, key, format string, args ...any) {
 // document returns the mapping at the top, or nil for an empty file or after a
 // fault.
 func (j *yamlJudge) document(data []byte) *yaml.Node {
+	all := j.documents(data)
+	switch {
+	case len(all) > 1:
+		j.fault(all[1].Line, "", "a second document begins here; the file is one document")
+		return nil
+	case len(all) == 0 || !j.plain(all[0]):
+		return nil
+	}
+	first := all[0]
+	if len(first.Content) != 1 || first.Content[0].ShortTag() == "!!null" {
+		return nil
+	}
+	root := first.Content[0]
+	if root.Kind != yaml.MappingNode {
+		j.fault(root.Line, "", "the file must be a list of `key: value` lines")
+		return nil
+	}
+	return root
+}
+
+// documents decodes text into its documents; none after a fault.
+func (j *yamlJudge) documents(data []byte) []*yaml.Node {
 	switch {
 	case bytes.HasPrefix(data, []byte{0xff, 0xfe}), bytes.HasPrefix(data, []byte{0xfe, 0xff}):
 		j.fault(1, "", "is UTF-16; save it as UTF-8")
@@ -123,33 +145,18 @@ func (j *yamlJudge) document(data []byte) *yaml.Node {
 		j.fault(line, "", "%s", what)
 		return nil
 	}
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	var first, second yaml.Node
-	if err := decoder.Decode(&first); err != nil {
-		if !errors.Is(err, io.EOF) {
+	var all []*yaml.Node
+	for decoder := yaml.NewDecoder(bytes.NewReader(data)); ; {
+		var one yaml.Node
+		switch err := decoder.Decode(&one); {
+		case errors.Is(err, io.EOF):
+			return all
+		case err != nil:
 			j.syntax(data, err)
+			return nil
 		}
-		return nil
+		all = append(all, &one)
 	}
-	if err := decoder.Decode(&second); err == nil {
-		j.fault(second.Line, "", "a second document begins here; the file is one document")
-		return nil
-	} else if !errors.Is(err, io.EOF) {
-		j.syntax(data, err)
-		return nil
-	}
-	if !j.plain(&first) {
-		return nil
-	}
-	if len(first.Content) != 1 || first.Content[0].ShortTag() == "!!null" {
-		return nil
-	}
-	root := first.Content[0]
-	if root.Kind != yaml.MappingNode {
-		j.fault(root.Line, "", "the file must be a list of `key: value` lines")
-		return nil
-	}
-	return root
 }
 
 // noText finds bytes that are no text.
