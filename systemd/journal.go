@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"fmt"
-	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -151,45 +150,16 @@ func (m *Manager) LastLines(ctx context.Context, unit string, n int) ([]string, 
 	if err := checkUnitName(unit); err != nil {
 		return nil, fmt.Errorf("cannot read the journal: %w", err)
 	}
-	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
-	defer cancel()
-	var out, errOut limited
-	cmd := exec.CommandContext(ctx, m.opts.Journalctl, "--boot", "--no-pager", "--quiet", "--output=cat", //nolint:gosec // no shell; the unit's name is checked
+	out, err := program(ctx, m.opts.Journalctl, "--boot", "--no-pager", "--quiet", "--output=cat",
 		"--lines="+strconv.Itoa(n), "_SYSTEMD_UNIT="+unit, "+", "_PID=1", "UNIT="+unit)
-	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_COLORS=0"} // not ours: it may hold NOTIFY_SOCKET
-	cmd.Stdout, cmd.Stderr = &out, &errOut
-	cmd.WaitDelay = time.Second
-	if err := cmd.Run(); err != nil {
-		if ctx.Err() != nil {
-			err = ctx.Err()
-		}
-		if said := oneLine(errOut.text.String(), 200); said != "" {
-			err = fmt.Errorf("%w: %s", err, said)
-		}
+	if err != nil {
 		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)
 	}
 	var lines []string
-	for line := range strings.Lines(out.text.String()) {
+	for line := range strings.Lines(out) {
 		if line = oneLine(line, maxJournalLine); line != "" {
 			lines = append(lines, line)
 		}
 	}
 	return lines[max(0, len(lines)-n):], nil
-}
-
-// limited keeps the last maxOutput bytes written to it, or somewhat fewer.
-// (The buffer is not embedded: its ReadFrom would take everything.)
-type limited struct{ text bytes.Buffer }
-
-const maxOutput = 256 << 10
-
-// Write implements io.Writer.
-func (l *limited) Write(p []byte) (int, error) {
-	n := len(p)
-	p = p[max(0, n-maxOutput/2):]
-	if over := l.text.Len() + len(p) - maxOutput; over > 0 {
-		l.text.Next(max(over, min(l.text.Len(), maxOutput/2)))
-	}
-	l.text.Write(p)
-	return n, nil
 }

@@ -35,8 +35,9 @@ type Options struct {
 	// PrivateSocket is systemd's own socket, used when the bus cannot be
 	// reached. Empty: /run/systemd/private.
 	PrivateSocket string
-	// Journalctl is the program that LastLines runs. Empty: journalctl from PATH.
-	Journalctl string
+	// Journalctl and Systemctl are programs that are run where only people read the
+	// answer. Empty: journalctl and systemctl from PATH.
+	Journalctl, Systemctl string
 }
 
 // Manager is a connection to the service manager that is made when it is first
@@ -79,6 +80,9 @@ func NewManager(opts Options) *Manager {
 	}
 	if opts.Journalctl == "" {
 		opts.Journalctl = "journalctl"
+	}
+	if opts.Systemctl == "" {
+		opts.Systemctl = "systemctl"
 	}
 	return &Manager{opts: opts, backstop: 5 * time.Second, redialAfter: 2 * time.Second, absentPause: 300 * time.Millisecond}
 }
