@@ -19,6 +19,7 @@ import (
 // checkFlags are the flags of `check` beside those of the table.
 type checkFlags struct {
 	cluster, machine, config bool
+	offline                  bool // for a report: the network is not asked
 
 	output    string
 	tokenFile string

@@ -28,9 +28,16 @@ func (a *app) checkMachine(ctx context.Context, l *loader, f checkFlags) error {
 	defer w.close()
 	host, _ := a.hostname() // without one its row says so
 	d := &discovery.Discoverer{Log: silence(), UserAgent: userAgent()}
-	rows := agent.Preflight(ctx, cfg, w.deps, agent.PreflightInput{
-		Hostname: host, Environ: a.environ, Greet: d.Greet, Lookup: a.lookup(),
-	})
+	input := agent.PreflightInput{Hostname: host, Environ: a.environ, Greet: d.Greet, Lookup: a.lookup()}
+	if f.offline {
+		input.Greet, input.Lookup = nil, nil
+	}
+	rows := agent.Preflight(ctx, cfg, w.deps, input)
+	for i, row := range rows {
+		if f.offline && (row.Name == "API server" || row.Name == "clock") {
+			rows[i] = preflight.NotSeen(row.Name, "nobody was asked: that is the network")
+		}
+	}
 	rows = append([]*preflight.Row{configRow}, rows...)
 	if f.output == "json" {
 		err = a.printJSON(machineDocument(rows))

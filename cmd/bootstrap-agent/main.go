@@ -27,6 +27,7 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
 func main() {
@@ -64,6 +65,7 @@ type app struct {
 	hostname       func() (string, error)
 	adapt          func(*agent.Deps) // nil: the rooms as wire puts them together
 	resolve        preflight.Lookup  // nil: the machine's resolver
+	programs       systemd.Options   // for report; the zero value is right on a machine
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
@@ -198,7 +200,7 @@ Exit codes: 0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine,
 	}{
 		{"Prepare:", []*cobra.Command{a.checkCommand(), a.configureCommand(), a.tokenCommand()}},
 		{"Join:", []*cobra.Command{a.runCommand(), a.joinCommand()}},
-		{"Look:", []*cobra.Command{a.statusCommand(), a.waitCommand(), a.explainCommand()}},
+		{"Look:", []*cobra.Command{a.statusCommand(), a.waitCommand(), a.explainCommand(), a.reportCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})
 		for _, c := range g.commands {

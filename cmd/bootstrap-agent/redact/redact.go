@@ -27,6 +27,9 @@ const Mark = "<redacted>"
 // up the text, and tell by that what it is.
 const shortest = 6
 
+// idLength is that of the public half of a bootstrap token.
+const idLength = 6
+
 // Redactor knows the secrets of one machine. The zero value knows none, and takes
 // out what looks like one.
 type Redactor struct {
@@ -40,7 +43,7 @@ func (r *Redactor) Know(values ...string) {
 	for _, value := range values {
 		value = strings.TrimSpace(value)
 		r.forms(value)
-		if _, secret, ok := strings.Cut(value, "."); ok {
+		if id, secret, ok := strings.Cut(value, "."); ok && len(id) == idLength {
 			r.forms(secret)
 		}
 	}
