@@ -118,7 +118,7 @@ func (r *reporter) config(context.Context) (string, error) {
 func (r *reporter) versions(ctx context.Context) (string, error) {
 	var b strings.Builder
 	build := buildInfo()
-	fmt.Fprintf(&b, "bootstrap-agent  %s, revision %s, %s, %s\n", build.Version, build.Revision, build.Go, build.Platform)
+	fmt.Fprintf(&b, "bootstrap-agent  %s %s, %s, %s\n", build.Version, build.Revision, build.Go, build.Platform)
 	path, err := r.kubelet(ctx)
 	if err == nil {
 		var v kubelet.Version
@@ -217,7 +217,11 @@ func (r *reporter) unit(ctx context.Context, name string) (string, error) {
 	var b strings.Builder
 	shown, err := r.units.Show(ctx, name, shownProperties...)
 	faults := []error{err}
-	b.WriteString(shown)
+	for line := range strings.Lines(shown) {
+		if value := strings.TrimSpace(line); !strings.HasSuffix(value, "=") && !strings.HasSuffix(value, "=[not set]") {
+			b.WriteString(line)
+		}
+	}
 	property := func(key string) (values []string) {
 		for line := range strings.Lines(shown) {
 			if value, ok := strings.CutPrefix(strings.TrimSpace(line), key+"="); ok {

@@ -94,7 +94,7 @@ var shapes = []struct {
 	{regexp.MustCompile(`(?i)\b([a-z0-9]{6})\.[a-z0-9]{16,}`), "${1}." + Mark},
 	{regexp.MustCompile(`(?i)(SetCredential(?:Encrypted)?=[^:\s]*:).*`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)(` + secretName + `["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*'|[^\s"',;&]+)`), "${1}" + Mark},
-	{regexp.MustCompile(`(?i)(` + secretName + `["']?:\s*)(?:"[^"\n]+"|'[^'\n]+'|[^\s"',]{8,})`), "${1}" + Mark},
+	{regexp.MustCompile(`(?i)(` + secretName + `["']?:\s*)(?:"[^"\n]+"|'[^'\n]+'|[^\s"',`+"`"+`]{8,})`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)(--[a-z0-9_-]*` + secretName + `\s+)[^\s-]\S*`), "${1}" + Mark},
 }
 

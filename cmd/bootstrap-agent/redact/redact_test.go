@@ -43,6 +43,7 @@ func TestWhatAColleagueNeedsStays(t *testing.T) {
 		"TokenRejected: the token was not accepted: 401 at https://10.0.0.1:6443",
 		"there is no bootstrap token in any source: cannot read it",
 		"LoadCredential=bootstrap-token",
+		"Look at the token's Secret: `kubectl -n kube-system get secret bootstrap-token-kvwsw7 -o yaml`",
 		"kubernetes.io/kube-apiserver-client-kubelet node-csr-4f7a9c0d1e2b3a4c5d6e7f8a9b0c1d2e",
 		"Serial 5f:3a:9c, CN=system:node:worker-1.example.org",
 		"I1122 16:30:00.123456  1 kubelet.go:123] \"Starting kubelet main sync loop\"",
