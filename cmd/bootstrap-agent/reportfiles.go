@@ -111,8 +111,7 @@ func (r *reporter) files(context.Context) (string, error) {
 	for _, pattern := range []string{"bootstrap-agent*", "bootstrap-agent*/*", "kubelet*", "kubelet*/*", "*.wants/bootstrap-agent*", "*.wants/kubelet*"} {
 		found, _ := filepath.Glob(filepath.Join(p.Units, pattern))
 		for _, path := range found {
-			name, _ := filepath.Rel(p.Units, path)
-			b.WriteString(fileLine(p.Units, name))
+			b.WriteString(fileLine(p.Units, strings.TrimPrefix(path, p.Units+"/")))
 		}
 	}
 	return b.String(), errors.Join(faults...)

@@ -9,12 +9,11 @@
 package redact
 
 import (
-	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"net/url"
 	"regexp"
-	"slices"
+	"sort"
 	"strconv"
 	"strings"
 	"unicode"
@@ -48,8 +47,7 @@ func (r *Redactor) Know(values ...string) {
 		}
 	}
 	// The longest first, or a part of it would leave the rest to be seen.
-	slices.SortFunc(r.known, func(a, b string) int { return cmp.Or(len(b)-len(a), strings.Compare(a, b)) })
-	r.known = slices.Compact(r.known)
+	sort.Slice(r.known, func(i, j int) bool { return len(r.known[i]) > len(r.known[j]) })
 	pairs := make([]string, 0, 2*len(r.known))
 	for _, k := range r.known {
 		pairs = append(pairs, k, Mark)
