@@ -93,7 +93,7 @@ func whenTrue(why string) func(*joinJudge, string, *yaml.Node) {
 // worth a word.
 func ignoredTexts(why string) func(*joinJudge, string, *yaml.Node) {
 	return func(j *joinJudge, field string, n *yaml.Node) {
-		if list, _ := j.texts(field, n); len(list) > 0 {
+		if len(j.texts(field, n)) > 0 {
 			j.note(field, why)
 		}
 	}
@@ -144,19 +144,20 @@ func (j *joinJudge) flag(field string, n *yaml.Node) (value, ok bool) {
 	return strings.EqualFold(n.Value, "true"), true
 }
 
-// texts reads a list of texts; ok is false when an element was none.
-func (j *joinJudge) texts(field string, n *yaml.Node) (list []*yaml.Node, ok bool) {
+// texts reads a list of texts; none where one of them is no text.
+func (j *joinJudge) texts(field string, n *yaml.Node) []*yaml.Node {
 	if n.Kind != yaml.SequenceNode {
 		j.fault(n.Line, field, "must be a list")
-		return nil, false
+		return nil
 	}
-	ok = true
+	before := len(j.problems)
 	for i, item := range n.Content {
-		if _, good := j.word(element(field, i), item); !good {
-			ok = false
-		}
+		j.word(element(field, i), item)
 	}
-	return n.Content, ok
+	if len(j.problems) > before {
+		return nil
+	}
+	return n.Content
 }
 
 // keep remembers a text that is judged together with others.
@@ -208,9 +209,10 @@ func (j *joinJudge) bootstrapToken(field string, n *yaml.Node) {
 			}
 		}},
 		{name: "caCertHashes", judge: func(j *joinJudge, field string, n *yaml.Node) {
-			list, _ := j.texts(field, n)
-			for i, item := range list {
-				j.given[field] = n
+			if n.Kind != yaml.SequenceNode || len(n.Content) > 0 {
+				j.given[field] = n // also a broken one
+			}
+			for i, item := range j.texts(field, n) {
 				j.add("caCertHashes", item.Value, element(field, i), item)
 			}
 		}},

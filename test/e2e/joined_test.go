@@ -140,11 +140,12 @@ func TestUnitsThatNeedAJoinedNodeWaitWithoutTheBoot(t *testing.T) {
 			t.Errorf("dependent.service is %s", got)
 		}
 	})
-	t.Run("a unit that is started by hand waits for what is there already", func(t *testing.T) {
+	t.Run("a unit that is started by hand waits for what is there already, also without the agent", func(t *testing.T) {
+		mustRun(t, ctx, m, "systemctl", "stop", agentUnit) // as afterJoin: exit leaves it
 		mustRun(t, ctx, m, "systemctl", "start", "on-demand.service")
 	})
-	t.Run("a report of a node", func(t *testing.T) {
-		checkReport(t, ctx, m, []string{unknown.Secret, token.Secret}, "Joined", "subject  CN=system:node:"+name+",O=system:nodes", "pin "+c.Pin(), "/etc/systemd/system/kubelet.service",
+	t.Run("a report of a node, whose agent is down", func(t *testing.T) {
+		checkReport(t, ctx, m, []string{unknown.Secret, token.Secret}, "Joined", "The agent is not running", "subject  CN=system:node:"+name+",O=system:nodes", "pin "+c.Pin(), "/etc/systemd/system/kubelet.service",
 			"kubelet-client-current.pem -> /var/lib/kubelet/pki/kubelet-client-", "kubelet.go", "MY_SECRET=<redacted>", "nodeLabels: [example.org/rack=r7]")
 		result, err := m.Run(ctx, "runuser", "-u", "nobody", "--", "bootstrap-agent", "report", "-o", "-")
 		if err != nil || result.Code != 0 || !strings.Contains(result.Stdout, "without root") || !strings.Contains(result.Stdout, "Configuration: not whole") || !strings.Contains(result.Stdout, "Joined") {

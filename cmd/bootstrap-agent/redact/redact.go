@@ -74,7 +74,7 @@ func (r *Redactor) forms(value string) {
 	}
 }
 
-const secretName = `(?:token|passw(?:or)?d|passwd|passphrase|secret|api[-_]?key|access[-_]?key|private[-_]?key|certificate[-_]?key)s?`
+const secretName = `(?:token|passw(?:or)?d|passwd|passphrase|secret|api[-_]?key|access[-_]?key|private[-_]?key|certificate[-_]?key)s?` //nolint:gosec // names of secrets
 
 // shapes are what a secret looks like, or what stands before one. Only letters
 // that are there in all of them come first: the text is searched for each.
@@ -92,7 +92,7 @@ var shapes = []struct {
 	{regexp.MustCompile(`(?i)\b([a-z0-9]{6})\.[a-z0-9]{16,}`), "${1}." + Mark},
 	{regexp.MustCompile(`(?i)(SetCredential(?:Encrypted)?=[^:\s]*:).*`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)(` + secretName + `["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*'|[^\s"',;&]+)`), "${1}" + Mark},
-	{regexp.MustCompile(`(?i)(` + secretName + `["']?:\s*)(?:"[^"\n]+"|'[^'\n]+'|[^\s"',`+"`"+`]{8,})`), "${1}" + Mark},
+	{regexp.MustCompile(`(?i)(` + secretName + `["']?:\s*)(?:"[^"\n]+"|'[^'\n]+'|[^\s"',\x60]{8,})`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)(--[a-z0-9_-]*` + secretName + `\s+)[^\s-]\S*`), "${1}" + Mark},
 }
 
