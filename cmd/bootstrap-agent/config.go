@@ -166,7 +166,7 @@ func configFault(problems []problem, missing bool, file string) error {
 	if missing {
 		return err.WithHint("There is no config file %s. Make one from the control plane's join line: kubeadm token create --print-join-command | bootstrap-agent configure -", file)
 	}
-	return err.WithHint("Nothing was changed. Every key with its meaning: /usr/share/doc/bootstrap-agent/config.example.yaml")
+	return err.WithHint("Nothing was changed. Every key with its meaning: /usr/share/doc/bootstrap-agent/examples/config.yaml")
 }
 
 // merge lets viper put defaults, file, environment and flags over each other.

@@ -280,7 +280,7 @@ func (l *loader) keepOld() error {
 // renderConfig writes a config file with just these keys, in the table's order.
 func renderConfig(table []key, values map[string]any) []byte {
 	var b strings.Builder
-	b.WriteString("# Written by `bootstrap-agent configure`. Every key, with its default:\n# /usr/share/doc/bootstrap-agent/config.example.yaml\n")
+	b.WriteString("# Written by `bootstrap-agent configure`. Every key, with its default:\n# /usr/share/doc/bootstrap-agent/examples/config.yaml\n")
 	b.WriteString("apiVersion: " + apiVersion + "\n")
 	section := ""
 	for _, k := range table {

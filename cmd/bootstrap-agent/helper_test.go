@@ -7,6 +7,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
 )
@@ -48,6 +49,7 @@ func newDoor(t *testing.T) *door {
 		hidden:     []string{"/hidden"},
 		uid:        os.Geteuid(),
 		hostname:   func() (string, error) { return "Worker-9", nil },
+		pause:      func(context.Context, time.Duration) {},
 	}
 	return d
 }

@@ -20,6 +20,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
@@ -63,9 +64,10 @@ type app struct {
 	hidden         []string // folders that no configured path may lie in
 	uid            int      // who runs this
 	hostname       func() (string, error)
-	adapt          func(*agent.Deps) // nil: the rooms as wire puts them together
-	resolve        preflight.Lookup  // nil: the machine's resolver
-	programs       systemd.Options   // for report; the zero value is right on a machine
+	adapt          func(*agent.Deps)                    // nil: the rooms as wire puts them together
+	resolve        preflight.Lookup                     // nil: the machine's resolver
+	pause          func(context.Context, time.Duration) // nil: as the clock goes
+	programs       systemd.Options                      // for report; the zero value is right on a machine
 }
 
 func (a *app) run(ctx context.Context, args []string) int {

@@ -33,7 +33,7 @@ func (a *app) daemon(ctx context.Context, l *loader) error {
 	if err := a.mustBeRoot(); err != nil {
 		return err
 	}
-	good, err := l.load()
+	good, err := a.loadSettled(ctx, l)
 	var cfg agent.Config
 	var log *logrus.Logger
 	switch {
