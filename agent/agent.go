@@ -276,6 +276,13 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 	}
 	ctx, stop := a.interruptible(ctx)
 	defer stop()
+	if obs.Pair == PairUsable && !a.isOurs(a.files.CurrentPair()) {
+		// Somebody else's node; or ours, and the records of that are gone (a purge of
+		// the package). The pair fits, but whose the rest is only a person can say.
+		if err := a.admissible(ctx); err != nil {
+			return false, err
+		}
+	}
 	return false, acts[phase](ctx, obs)
 }
 

@@ -170,7 +170,7 @@ func notesOf(o Observation) []Note {
 		}
 	}
 	if o.ConfigError != nil {
-		add(fault.ConfigInvalid, "the config file has become bad, the last good one stays in use: "+o.ConfigError.Error())
+		add(fault.ConfigInvalid, "the config file has become bad and is not used: "+o.ConfigError.Error())
 	}
 	if o.Unit.HeldBack != "" {
 		add(fault.KubeletStopped, "kubelet.service is "+o.Unit.HeldBack)

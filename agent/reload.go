@@ -65,7 +65,7 @@ func (a *Agent) takeReload() {
 	a.tell(a.deps.Notify.Reloading())
 	if next.err != nil {
 		a.configErr = next.err
-		a.log.WithError(next.err).Warn("config file is bad, the last good one stays in use")
+		a.log.WithError(next.err).Warn("config file is bad and is not used")
 	} else {
 		a.configErr = nil
 		a.cfg = next.cfg

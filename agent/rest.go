@@ -83,6 +83,9 @@ func (a *Agent) giveBack() {
 // renderDrift lists unit files that this agent, with the config of now, would
 // write differently (an upgrade, changed labels, a file taken away).
 func (a *Agent) renderDrift(ctx context.Context) []string {
+	if len(a.cfg.Endpoints) == 0 && a.cfg.Discovery == nil {
+		return nil // started with a config that cannot be read: what it asks for is not known
+	}
 	service, err := a.service()
 	if err != nil {
 		a.log.WithError(err).Debug("cannot compare the unit")
