@@ -285,6 +285,9 @@ func (m *Machine) findLeader() int {
 	return 0
 }
 
+// On tells whether the machine is on.
+func (m *Machine) On() bool { return m.leader != 0 }
+
 // AwaitRunning waits until no start job is left, and names the units that failed.
 func (m *Machine) AwaitRunning(ctx context.Context) error {
 	result, err := m.Run(ctx, "systemctl", "is-system-running", "--wait")
