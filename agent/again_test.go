@@ -1,6 +1,10 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
 	"strings"
 	"testing"
 	"time"
@@ -81,6 +85,35 @@ func TestTheStatusOfAnEarlierRunIsNotBelieved(t *testing.T) {
 	}
 	if err := stop(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// Between the lock and the removal an earlier run's file still lies there.
+func TestTheStatusOfAnotherProcessIsNotBelieved(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	paths := r.cfg.Paths
+	for _, tt := range []struct {
+		name    string
+		pid     int
+		locked  bool
+		running bool
+		there   bool
+	}{
+		{"the one at work", os.Getpid(), true, true, true},
+		{"one before the one at work", os.Getpid() + 1, true, true, false},
+		{"one, and nobody is at work", os.Getpid() + 1, false, false, true},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			mustWrite(t, paths.StatusFile(), fmt.Sprintf(`{"phase": "Joined", "pid": %d}`, tt.pid))
+			if tt.locked {
+				held := must(acquire(paths))
+				defer held.release()
+			}
+			s, running, err := ReadStatus(paths)
+			if running != tt.running || (err == nil) != tt.there || !tt.there && (!errors.Is(err, fs.ErrNotExist) || s.Phase != "") {
+				t.Errorf("running %t, %v, %+v", running, err, s)
+			}
+		})
 	}
 }
 

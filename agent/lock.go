@@ -28,14 +28,18 @@ func acquire(paths Paths) (*lock, error) {
 		return nil, fault.New(fault.WriteFailed, "cannot open lock file: %w", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
-		holder := holderOf(f)
+		by := ""
+		if pid := holderOf(f); pid > 0 {
+			by = fmt.Sprintf(" by process %d", pid)
+		}
 		_ = f.Close()
 		if errors.Is(err, syscall.EWOULDBLOCK) {
-			return nil, fault.New(fault.Locked, "%s is locked%s", path, holder)
+			return nil, fault.New(fault.Locked, "%s is locked%s", path, by)
 		}
 		return nil, fault.New(fault.WriteFailed, "cannot lock %s: %w", path, err)
 	}
-	// The number is only for the message above; the lock itself is the kernel's.
+	// The number is for the message above and tells whose the status file is; the
+	// lock itself is the kernel's.
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
@@ -44,25 +48,27 @@ func acquire(paths Paths) (*lock, error) {
 
 func (l *lock) release() { _ = l.file.Close() }
 
-func holderOf(f *os.File) string {
+// holderOf is who wrote its number into the lock file last; 0 if that is nobody.
+func holderOf(f *os.File) int {
 	buf := make([]byte, 32)
 	n, _ := f.ReadAt(buf, 0)
 	pid, err := strconv.Atoi(strings.TrimSpace(string(buf[:n])))
-	if err != nil || pid <= 0 {
-		return ""
+	if err != nil {
+		return 0
 	}
-	return fmt.Sprintf(" by process %d", pid)
+	return max(pid, 0)
 }
 
-// isLocked tells whether an agent is at work here, without disturbing it.
-func isLocked(paths Paths) bool {
+// lockHolder tells whether an agent is at work here, without disturbing it, and
+// its process number; 0 for the moment in which it has not written that yet.
+func lockHolder(paths Paths) (running bool, pid int) {
 	f, err := os.OpenFile(paths.LockFile(), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
-		return false
+		return false, 0
 	}
 	defer func() { _ = f.Close() }()
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); err != nil {
-		return errors.Is(err, syscall.EWOULDBLOCK)
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_SH|syscall.LOCK_NB); errors.Is(err, syscall.EWOULDBLOCK) {
+		return true, holderOf(f)
 	}
-	return false
+	return false, 0
 }

@@ -18,17 +18,24 @@ func encodeStatus(s Status) ([]byte, error) {
 }
 
 // ReadStatus returns what the daemon published last, and whether a daemon is at
-// work: the file is believed only while the lock is held. No file at all is
-// fs.ErrNotExist in the chain.
+// work: the file is believed only while the process that wrote it holds the lock.
+// No file, or only that of an earlier run, is fs.ErrNotExist in the chain.
 func ReadStatus(paths Paths) (s Status, running bool, err error) {
 	data, err := atomicfile.Read(paths.StatusFile(), maxStateFile)
 	if err != nil {
-		return s, isLocked(paths), fmt.Errorf("cannot read the status: %w", err)
+		running, _ := lockHolder(paths)
+		return s, running, fmt.Errorf("cannot read the status: %w", err)
 	}
 	if err := json.Unmarshal(data, &s); err != nil {
-		return Status{}, isLocked(paths), fmt.Errorf("cannot read the status: %s is damaged: %w", paths.StatusFile(), err)
+		running, _ := lockHolder(paths)
+		return Status{}, running, fmt.Errorf("cannot read the status: %s is damaged: %w", paths.StatusFile(), err)
 	}
-	return s, isLocked(paths), nil
+	running, holder := lockHolder(paths)
+	if running && holder != s.PID {
+		// An earlier run's: the one that has just taken the lock will remove it.
+		return Status{}, true, fmt.Errorf("cannot read the status: %w: that of process %d is not there yet", fs.ErrNotExist, holder)
+	}
+	return s, running, nil
 }
 
 // IsJoined says from the files alone whether this machine has joined under the

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -179,11 +180,15 @@ func (d *door) publish(s agent.Status) {
 	if err := syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		d.t.Fatal(err)
 	}
+	if err := os.WriteFile(d.app.paths.LockFile(), []byte(strconv.Itoa(os.Getpid())+"\n"), 0o600); err != nil {
+		d.t.Fatal(err)
+	}
 	d.update(s)
 }
 
 func (d *door) update(s agent.Status) {
 	d.t.Helper()
+	s.PID = os.Getpid()
 	data, err := json.Marshal(s)
 	if err != nil {
 		d.t.Fatal(err)
