@@ -47,7 +47,7 @@ func TestUsageErrors(t *testing.T) {
 		{"a token as reason is not shown", []string{"explain", goodToken}, "there is no such reason"},
 		{"explain without reason", []string{"explain"}, "--list"},
 		{"an unknown shell", []string{"completion", "tcsh"}, "bash, zsh or fish"},
-		{"an unknown artefact", []string{"generate", goodToken}, "no such artefact"},
+		{"what only builders have", []string{"generate", "catalog"}, "no such command"},
 		{"a cluster without a token", []string{"check", "--cluster", "--endpoint", "127.0.0.1:1"}, "--token-file"},
 	}
 	for _, row := range rows {
@@ -292,7 +292,7 @@ func TestConfigureRefuses(t *testing.T) {
 
 func TestExampleConfigIsLoadedWholeAndUncommented(t *testing.T) {
 	d := newDoor(t)
-	d.wantCode(0, "generate", "config-example")
+	d.generate(0, "config-example")
 	text := d.stdout.String()
 	// As shipped it holds only comments and the apiVersion.
 	values, problems, _ := judgeYAML("example", []byte(text))
@@ -354,8 +354,8 @@ func firstWords(doc string) string {
 
 func TestGeneratedArtefactsNameEveryKeyAndReason(t *testing.T) {
 	d := newDoor(t)
-	for artefact, wantKeys := range map[string]bool{"man": true, "keys-md": true, "reasons-md": false, "catalog": false, "commands-md": false} {
-		d.wantCode(0, "generate", artefact)
+	for artefact, wantKeys := range map[string]bool{"keys-md": true, "reasons-md": false, "catalog": false, "commands-md": false} {
+		d.generate(0, artefact)
 		text := strings.ReplaceAll(d.stdout.String(), `\-`, "-")
 		for _, k := range keys() {
 			if wantKeys && !strings.Contains(text, k.name) {
@@ -363,11 +363,13 @@ func TestGeneratedArtefactsNameEveryKeyAndReason(t *testing.T) {
 			}
 		}
 		for _, e := range fault.All() {
-			if (artefact == "reasons-md" || artefact == "catalog" || artefact == "man") && !strings.Contains(text, string(e.Reason)) {
+			if (artefact == "reasons-md" || artefact == "catalog") && !strings.Contains(text, string(e.Reason)) {
 				t.Errorf("%s lacks %s", artefact, e.Reason)
 			}
 		}
 	}
+	d.generate(fault.ExitUsage, "nothing")
+	d.wantText("no such artefact")
 	if a, b := messageID(fault.CSRPending), messageID(fault.CSRDenied); a == b || len(a) != 32 {
 		t.Errorf("message ids %s and %s", a, b)
 	}
@@ -377,7 +379,7 @@ func TestSpliceRenewsOnlyWhatIsMarked(t *testing.T) {
 	d := newDoor(t)
 	page := d.write("page.md", "before\n<!-- generated: reasons-md -->\nold\n<!-- end of reasons-md -->\nafter\n", 0o644)
 	for range 2 {
-		d.wantCode(0, "generate", "splice", "--to", page)
+		d.generate(0, "splice", "--to", page)
 		data, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
@@ -387,7 +389,7 @@ func TestSpliceRenewsOnlyWhatIsMarked(t *testing.T) {
 			t.Errorf("page is\n%s", data)
 		}
 	}
-	d.wantCode(1, "generate", "splice", "--to", d.path("missing.md"))
+	d.generate(1, "splice", "--to", d.path("missing.md"))
 	d.write("half.md", "<!-- generated: reasons-md -->\n", 0o644)
-	d.wantCode(fault.ExitFailed, "generate", "splice", "--to", d.path("half.md"))
+	d.generate(fault.ExitFailed, "splice", "--to", d.path("half.md"))
 }

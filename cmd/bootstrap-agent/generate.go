@@ -5,18 +5,18 @@ import (
 	"encoding/hex"
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 )
 
-//go:generate go run . generate config-example --to ../../packaging/config.example.yaml
-//go:generate go run . generate splice --to ../../docs/operations.md
+//go:generate go run -tags generate . config-example --to ../../packaging/config.example.yaml
+//go:generate go run -tags generate . splice --to ../../docs/operations.md
 
 // artefacts are what comes from the two tables (keys and reasons) and from the
 // commands.
@@ -27,37 +27,68 @@ func artefacts() map[string]func(root *cobra.Command) string {
 		"kubelet-md":     func(*cobra.Command) string { return kubeletMarkdown() },
 		"reasons-md":     func(*cobra.Command) string { return reasonsMarkdown() },
 		"commands-md":    commandsMarkdown,
-		"man":            manPage,
 		"catalog":        func(*cobra.Command) string { return catalog() },
 	}
 }
 
-// generateCommand writes the generated artefacts. `make generate` calls it; it
-// is hidden, because nobody else has to.
+// generateCommand is the program that writes what is generated: for `make
+// generate` and `make package`, built by the tag "generate" (entry_generate.go).
+// The program that is shipped does not have it: nothing else calls this code, so
+// the linker leaves it out. It is a root command of its own; what it describes
+// are the commands of the shipped one.
 func (a *app) generateCommand() *cobra.Command {
-	var to string
+	var to, release string
 	cmd := &cobra.Command{
-		Use:    "generate config-example|man|reasons-md|keys-md|kubelet-md|commands-md|catalog|splice [--to FILE]",
-		Short:  "Write a generated artefact",
-		Hidden: true,
-		Args:   oneArg("config-example, man, reasons-md, keys-md, kubelet-md, commands-md, catalog or splice"),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if args[0] == "splice" {
-				return a.splice(cmd.Root(), to)
+		Use:           "generate config-example|reasons-md|keys-md|kubelet-md|commands-md|catalog|splice [--to FILE] | man|completions --to FOLDER",
+		Short:         "Write a generated artefact",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		Args:          oneArg("config-example, reasons-md, keys-md, kubelet-md, commands-md, catalog, splice, man or completions"),
+		RunE: func(_ *cobra.Command, args []string) error {
+			root := a.rootCommand()
+			switch args[0] {
+			case "splice":
+				return a.splice(root, to)
+			case "man":
+				return writeFolder(to, manPages(root, release, a.getenv("SOURCE_DATE_EPOCH")))
+			case "completions":
+				scripts := map[string]string{}
+				for _, shell := range shells() {
+					script, err := completion(root, shell)
+					if err != nil {
+						return err
+					}
+					scripts[shell] = script
+				}
+				return writeFolder(to, scripts)
 			}
 			render, ok := artefacts()[args[0]]
 			if !ok {
 				return usage("there is no such artefact")
 			}
 			if to == "" {
-				return a.print(render(cmd.Root()))
+				return a.print(render(root))
 			}
-			_, err := atomicfile.Write(to, []byte(render(cmd.Root())), 0o644)
+			_, err := atomicfile.Write(to, []byte(render(root)), 0o644)
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&to, "to", "", "write to this file instead of stdout")
+	cmd.Flags().StringVar(&to, "to", "", "write to this file or folder instead of stdout")
+	cmd.Flags().StringVar(&release, "release", version, "the version that man pages name")
 	return cmd
+}
+
+// writeFolder writes files into a folder that is there.
+func writeFolder(folder string, files map[string]string) error {
+	if folder == "" {
+		return usage("--to names the folder for these files")
+	}
+	for name, text := range files {
+		if _, err := atomicfile.Write(filepath.Join(folder, name), []byte(text), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // splice renews the generated parts of a page: what stands between the lines
@@ -229,94 +260,6 @@ func code(prefix, text string) string {
 }
 
 func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }
-
-// manPage is bootstrap-agent(8).
-func manPage(root *cobra.Command) string {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	line(`.TH BOOTSTRAP\-AGENT 8 "" "bootstrap-agent" "System Administration"`)
-	line(".SH NAME\nbootstrap\\-agent \\- make this machine a Kubernetes node, and keep it one")
-	line(".SH SYNOPSIS\n.B bootstrap\\-agent\n.I command\n[flags]")
-	line(".SH DESCRIPTION")
-	for _, paragraph := range strings.Split(root.Long, "\n\n") {
-		line(".PP\n.nf\n%s\n.fi", roff(paragraph))
-	}
-	line(".SH COMMANDS")
-	for _, c := range leaves(root) {
-		line(".SS %s", roff(strings.TrimPrefix(c.UseLine(), "bootstrap-agent ")))
-		text := c.Long
-		if text == "" {
-			text = c.Short + "."
-		}
-		for _, paragraph := range strings.Split(text, "\n\n") {
-			if strings.HasPrefix(paragraph, "  ") {
-				line(".PP\n.nf\n%s\n.fi", roff(paragraph))
-				continue
-			}
-			line(".PP\n%s", roff(paragraph))
-		}
-		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-			if f.Hidden || f.Name == "help" || isKeyFlag(f.Name) {
-				return
-			}
-			line(".TP\n.B %s\n%s", roff("--"+f.Name), roff(f.Usage))
-		})
-	}
-	line(".SH CONFIGURATION\n%s", roff("The file "+defaultConfigFile+" is YAML. Flags go before environment variables, variables before the file. Lists are given as flags by repeating the flag, as variables with commas (kubelet.extraArgs: blanks) between the elements."))
-	for _, k := range keys() {
-		head := k.name
-		if k.flag != "" {
-			head += "  --" + k.flag
-		}
-		if k.env() != "" {
-			head += "  " + k.env()
-		}
-		text := k.doc
-		if k.kind == kindEnum && len(k.enum) > 1 {
-			text += " One of: " + words(k.enum) + "."
-		}
-		line(".TP\n.B %s\n%s Default: %s", roff(head), roff(text), roff(yamlDefault(k)))
-	}
-	line(".SH REASONS")
-	for _, e := range fault.All() {
-		line(".TP\n.B %s\n%s (%s, exit code %d) %s", roff(string(e.Reason)), roff(e.Meaning), e.Class, e.Exit, roff(e.Remedy))
-	}
-	line(".SH EXIT STATUS\n0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine cannot serve, 73 locked, 75 temporary or timed out, 77 refused by the cluster, 78 configuration.")
-	line(".SH FILES")
-	for _, f := range [][2]string{
-		{defaultConfigFile, "The configuration (0600)."},
-		{defaultTokenFile, "The bootstrap token (0600)."},
-		{"/var/lib/bootstrap-agent/", "Private state: lock, pending key, trust record, manifest."},
-		{"/run/bootstrap-agent/status.json", "What status shows."},
-		{"/var/lib/kubelet/", "The kubelet's certificate, kubeconfig and configuration."},
-	} {
-		line(".TP\n.I %s\n%s", roff(f[0]), roff(f[1]))
-	}
-	line(".SH SEE ALSO\n.BR systemctl (1),\n.BR journalctl (1)")
-	return b.String()
-}
-
-func isKeyFlag(name string) bool {
-	for _, k := range keys() {
-		if k.flag == name {
-			return true
-		}
-	}
-	return false
-}
-
-// roff escapes text for a man page: backslashes, hyphens that are to be typed,
-// and lines that would be commands.
-func roff(text string) string {
-	text = strings.NewReplacer(`\`, `\e`, "-", `\-`).Replace(text)
-	lines := strings.Split(text, "\n")
-	for i, l := range lines {
-		if strings.HasPrefix(l, ".") || strings.HasPrefix(l, "'") {
-			lines[i] = `\&` + l
-		}
-	}
-	return strings.Join(lines, "\n")
-}
 
 // catalog is the message catalog for `journalctl -x`: one entry a reason.
 func catalog() string {

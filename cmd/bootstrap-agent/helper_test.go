@@ -76,6 +76,16 @@ func (d *door) call(args ...string) int {
 	return d.app.run(context.Background(), args)
 }
 
+// generate runs the program that writes what is generated.
+func (d *door) generate(want int, args ...string) {
+	d.t.Helper()
+	d.stdout.Reset()
+	d.stderr.Reset()
+	if got := d.app.execute(context.Background(), d.app.generateCommand(), args); got != want {
+		d.t.Errorf("generate %v: exit code %d, want %d\n%s", args, got, want, d.output())
+	}
+}
+
 func (d *door) output() string { return d.stdout.String() + d.stderr.String() }
 
 func (d *door) wantCode(want int, args ...string) {

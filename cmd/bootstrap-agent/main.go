@@ -17,9 +17,7 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/signal"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -30,13 +28,6 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet/preflight"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
-
-func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
-	code := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr, os.Environ())
-	stop()
-	os.Exit(code)
-}
 
 // run is the whole program without its process: tests call it. The environment
 // comes as a list, because a mistyped BOOTSTRAP_AGENT_* is only found by
@@ -71,7 +62,10 @@ type app struct {
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
-	root := a.rootCommand()
+	return a.execute(ctx, a.rootCommand(), args)
+}
+
+func (a *app) execute(ctx context.Context, root *cobra.Command, args []string) int {
 	root.SetArgs(args)
 	root.SetIn(a.stdin)
 	root.SetOut(a.stdout)
@@ -210,7 +204,7 @@ Exit codes: 0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine,
 			root.AddCommand(c)
 		}
 	}
-	root.AddCommand(a.versionCommand(), a.completionCommand(), a.generateCommand())
+	root.AddCommand(a.versionCommand(), a.completionCommand())
 	return root
 }
 
