@@ -157,6 +157,9 @@ func TestARealSystemdRunsOurKubeletInEveryKindOfUnit(t *testing.T) {
 // afterItsEnd ends the kubelet in order and returns what becomes of its unit.
 func afterItsEnd(t *testing.T, m *Manager, u Unit) Unit {
 	t.Helper()
+	if u.MainPID == 0 {
+		t.Fatal("it has no process") // and 0 would be our own group
+	}
 	if err := syscall.Kill(int(u.MainPID), syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
