@@ -26,7 +26,7 @@ KUBE_OLD_BIN_DIR ?=
 # Kubernetes' own packages are mostly generated code that runs a few times in a
 # join: not inlined, it makes the program half a megabyte smaller. The door and what
 # only the door uses run once a start: 145 KB, for nothing that can be measured.
-BUILD_FLAGS = -trimpath -gcflags=k8s.io/...=-l -gcflags=github.com/bootstrap-agent/bootstrap-agent/cmd/...=-l \
+BUILD_FLAGS = -trimpath -buildvcs=false -gcflags=k8s.io/...=-l -gcflags=github.com/bootstrap-agent/bootstrap-agent/cmd/...=-l \
 	-gcflags=github.com/spf13/...=-l -ldflags '-s -w -X main.version=$(VERSION)'
 
 STEP := internal/tools/step.sh
@@ -38,7 +38,6 @@ E2E_RUN ?= .
 E2E_TAGS ?= e2e
 
 GO_FILES = $(shell git ls-files -co --exclude-standard '*.go')
-RPM_ARCH = $(if $(filter arm64,$(ARCH)),aarch64,x86_64)
 DEB = dist/bootstrap-agent_$(VERSION)-1_$(ARCH).deb
 
 .PHONY: help
@@ -59,6 +58,8 @@ test: ## all there is to test; what cannot run here says why in one line
 	$(STEP) "unit tests and race" $(MAKE) race; \
 	$(STEP) "short fuzz" $(MAKE) fuzz-short; \
 	$(STEP) "packages" $(MAKE) package; \
+	$(STEP) "packages judged" $(MAKE) lint-packages; \
+	$(STEP) "packages made again" $(MAKE) reproducible; \
 	$(STEP) "control plane and machines" $(MAKE) e2e
 
 .PHONY: format-check
@@ -84,6 +85,13 @@ race: ## the same under the race detector (make test runs only this one)
 crash: ## every combination of a step of a join, a file and a damage (make test runs a part)
 	go test ./agent -run TestCrashAnywhere -count=1 -timeout 30m -v -args -crash.all
 
+# Not part of make test: an emulator runs them. What it cannot do (the host's systemd
+# starting a program of another architecture) is a skip that says so.
+.PHONY: test-arm64
+test-arm64: ## the unit tests as arm64 programs, under qemu-user (3 to 5 minutes)
+	@internal/tools/need.sh qemu-aarch64-static:qemu-user-static
+	GOARCH=arm64 CGO_ENABLED=0 go test -exec qemu-aarch64-static -timeout 30m ./...
+
 .PHONY: fuzz-short
 fuzz-short: ## every fuzz target for some seconds (FUZZ_EACH, FUZZ_TOTAL)
 	@internal/tools/fuzz.sh $(FUZZ_EACH) $(FUZZ_TOTAL)
@@ -101,24 +109,36 @@ generate: ## what is written from tables: example config, reference pages
 	go generate ./...
 
 .PHONY: package
-package: tools ## .deb and .rpm into dist/ (ARCH=arm64 for another machine)
+package: tools ## .deb, .rpm, tar.gz and SBOM into dist/ (ARCH=arm64 for another machine)
 	@if [ ! -e packaging/config.example.yaml ]; then echo "packaging/config.example.yaml is not there: run make generate" >&2; exit 1; fi
 	@rm -rf dist/stage; mkdir -p dist/stage; chmod 0755 dist/stage
 	CGO_ENABLED=0 GOOS=linux GOARCH=$(ARCH) go build $(BUILD_FLAGS) -o dist/stage/bootstrap-agent ./cmd/bootstrap-agent
-	@internal/tools/notices.sh dist/stage/bootstrap-agent > dist/stage/THIRD-PARTY-NOTICES
-	@gzip -9n dist/stage/THIRD-PARTY-NOTICES
-	@printf -- '- semver: "%s-1"\n  date: "%s"\n  packager: "%s"\n  deb: {urgency: medium, distributions: [stable]}\n  changes:\n    - note: "Built from commit %s; what changed stands in the repository"\n' \
-		'$(VERSION)' "$$(date -u -d @$(SOURCE_DATE_EPOCH) +%Y-%m-%dT%H:%M:%SZ)" "$$(sed -n 's/^maintainer: //p' nfpm.yaml)" "$$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)" > dist/stage/changelog.yaml
-	@rm -f dist/*_$(ARCH).deb dist/*.$(RPM_ARCH).rpm # one version lies there at a time: the one just built
-	@export ARCH=$(ARCH) VERSION='$(VERSION)'; \
-	sed '/^license:/d' nfpm.yaml | $(TOOLS)/nfpm package --config - --packager deb --target dist/; \
-	$(TOOLS)/nfpm package --packager rpm --target dist/
-	@rm -rf dist/stage
-	@ls -l dist/*.deb dist/*.rpm
+	@ARCH=$(ARCH) VERSION='$(VERSION)' NFPM=$(TOOLS)/nfpm internal/tools/package.sh
+
+.PHONY: lint-packages
+lint-packages: ## what lintian, rpmlint, man and journalctl say of dist/, and whether the formats are alike
+	@code=0; internal/tools/lint-packages.sh || code=$$?; \
+	if [ "$$code" = 3 ]; then echo "skipped: packages are not judged (the reason is the line above)"; else exit "$$code"; fi
+
+.PHONY: contents
+contents: package ## renew packaging/contents.txt, the table of what is installed
+	go test -tags packages -count=1 ./packaging/pack -run TestTheThreeFormatsInstallWhatTheTableSays -update
+	@git --no-pager diff --stat packaging/contents.txt
+
+.PHONY: reproducible
+reproducible: ## build dist/ again in another folder, as somebody else would: the same bytes
+	@VERSION='$(VERSION)' TOOLS=$(TOOLS) internal/tools/reproducible.sh
 
 .PHONY: repo
 repo: ## dist/repo: the packages of dist/ as a signed apt and dnf repository (REPO_KEY=, REPO_URL=)
 	@internal/tools/repo.sh dist dist/repo
+
+.PHONY: release
+release: ## dist/release: packages of both architectures, SBOMs, repositories, sums, signed (REPO_KEY=)
+	@internal/tools/release.sh --check
+	@rm -f dist/*.deb dist/*.rpm dist/*.tar.gz dist/*.cdx.json
+	@for arch in amd64 arm64; do $(MAKE) package ARCH=$$arch VERSION='$(VERSION)'; done
+	@internal/tools/release.sh dist dist/release
 
 # Root and Debian are needed for machines only; a control plane runs anywhere.
 .PHONY: e2e
