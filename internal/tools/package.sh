@@ -38,7 +38,8 @@ cat - packaging/changelog.yaml >"$stage/changelog.yaml" <<END
     - note: "Built from commit ${COMMIT:-$(git rev-parse --short=12 HEAD 2>/dev/null || echo unknown)}; what changed stands in the repository"
 END
 
-# One version lies there at a time: the one just built.
+# One version lies there at a time, of both architectures: the one just built.
+find dist -maxdepth 1 -type f -name 'bootstrap-agent*' ! -name "*[-_]$VERSION-*" -delete
 rm -f dist/*_"$ARCH".deb dist/*."$rpm_arch".rpm dist/*-linux-"$ARCH".tar.gz dist/*-linux-"$ARCH".cdx.json
 for format in deb rpm; do
 	"$stage/pack" nfpm $format >"$stage/nfpm-$format.yaml"

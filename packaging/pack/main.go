@@ -28,7 +28,7 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdout)
 	stop()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "pack:", err)
+		_, _ = fmt.Fprintln(os.Stderr, "pack:", err)
 		os.Exit(1)
 	}
 }
