@@ -69,14 +69,9 @@ func TestAReleaseCanBeVerifiedAndATamperedOneCannot(t *testing.T) {
 	if out, err := releaseScript(t, home, "throwaway@example.org", packagesOfBoth(t), release); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	// As docs/install.md says it, with nothing but the published files: a key ring
-	// of one's own, made from the public key.
+	// As docs/install.md says it, with nothing but the published files.
 	verify := func() (string, error) {
-		cmd := exec.CommandContext(t.Context(), "sh", "-ec", `
-rm -f ring.gpg
-gpg --no-default-keyring --keyring ./ring.gpg --quiet --import bootstrap-agent.asc
-gpgv --keyring ./ring.gpg SHA256SUMS.asc SHA256SUMS
-sha256sum --check --ignore-missing SHA256SUMS`)
+		cmd := exec.CommandContext(t.Context(), "sh", "-ec", documented(t, "verify"))
 		cmd.Dir = release
 		cmd.Env = append(os.Environ(), "GNUPGHOME="+home)
 		out, err := cmd.CombinedOutput()
@@ -112,6 +107,28 @@ sha256sum --check --ignore-missing SHA256SUMS`)
 	if out, err := verify(); err == nil || !strings.Contains(out, "BAD signature") {
 		t.Errorf("sums that were changed: %v\n%s", err, out)
 	}
+}
+
+// documented returns the commands of docs/install.md behind a mark.
+func documented(t *testing.T, step string) string {
+	t.Helper()
+	page, err := os.ReadFile("../../docs/install.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, after, found := strings.Cut(string(page), "<!-- run: "+step+" -->\n\n")
+	var script strings.Builder
+	for line := range strings.Lines(after) {
+		command, indented := strings.CutPrefix(line, "    ")
+		if !indented {
+			break
+		}
+		script.WriteString(command)
+	}
+	if !found || script.Len() == 0 {
+		t.Fatalf("docs/install.md has no commands behind the mark %q", step)
+	}
+	return script.String()
 }
 
 func tamper(t *testing.T, file string) {
