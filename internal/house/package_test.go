@@ -1,46 +1,38 @@
 package house
 
 import (
-	"os"
 	"path"
 	"slices"
 	"strings"
 	"testing"
-
-	"sigs.k8s.io/yaml"
 )
 
-// rpm removes a folder only when the package says that it owns it.
+// rpm removes a folder only when the package says that it owns it. What a package
+// holds is read from packaging/contents.txt, which a test holds against the built
+// packages.
 func TestTheRpmOwnsEveryFolderOfItsOwn(t *testing.T) {
-	data, err := os.ReadFile("../../nfpm.yaml")
-	if err != nil {
-		t.Fatal(err)
-	}
-	var recipe struct {
-		Contents []struct{ Dst, Type, Packager string }
-	}
-	if err := yaml.Unmarshal(data, &recipe); err != nil {
-		t.Fatal(err)
-	}
 	var owned, needed []string
-	for _, c := range recipe.Contents {
-		switch {
-		case c.Packager == "deb":
-		case c.Type == "dir":
-			owned = append(owned, c.Dst)
-		default:
-			for dir := path.Dir(c.Dst); strings.Contains(dir, "bootstrap-agent"); dir = path.Dir(dir) {
-				needed = append(needed, dir)
-			}
+	for line := range strings.Lines(text(t, "packaging/contents.txt")) {
+		f := strings.Fields(line)
+		if len(f) < 3 || f[0] == "#" || !slices.Contains(f[:len(f)-2], "rpm") {
+			continue
+		}
+		file := f[len(f)-1]
+		if folder, ok := strings.CutSuffix(file, "/"); ok {
+			owned = append(owned, folder)
+			continue
+		}
+		for dir := path.Dir(file); strings.Contains(dir, "bootstrap-agent"); dir = path.Dir(dir) {
+			needed = append(needed, dir)
 		}
 	}
 	if len(needed) == 0 {
-		t.Fatal("nfpm.yaml names no folder of ours: is it read right?")
+		t.Fatal("packaging/contents.txt names no folder of ours: is it read right?")
 	}
 	slices.Sort(needed)
 	for _, dir := range slices.Compact(needed) {
 		if !slices.Contains(owned, dir) {
-			t.Errorf("nfpm.yaml: %s needs an entry of type dir, packager rpm, or a removed rpm leaves it behind", dir)
+			t.Errorf("the rpm does not own %s: a removed one would leave it behind", dir)
 		}
 	}
 }

@@ -102,6 +102,10 @@ func match(e entry) ([]entry, error) {
 		}
 		files = append(files, f)
 	}
+	if e.Type == "dir" {
+		add("", "")
+		return files, nil
+	}
 	sources := []string{e.Src}
 	pattern := strings.ContainsAny(e.Src, "*?[{")
 	if pattern {

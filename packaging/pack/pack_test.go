@@ -42,6 +42,7 @@ contents:
   - {src: "zsh", dst: /usr/share/zsh/vendor-completions/_x, packager: deb, file_info: {mode: 0644}}
   - {src: "zsh", dst: /usr/share/zsh/site-functions/_x, packager: "rpm,tar", file_info: {mode: 0644}}
   - {src: "prog", dst: /usr/bin/prog, file_info: {mode: 0755}}
+  - {dst: /usr/share/doc/bootstrap-agent, type: dir, packager: rpm, file_info: {mode: 0755}}
 `
 
 func exampleTree(t *testing.T) {
