@@ -143,7 +143,7 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 	} // else: the unit of a node is what it is; how it would look today is reported
 	err := a.stepped(StepStart, func() (string, error) {
 		if o.Unit.Older {
-			a.logKubelet().Info("kubelet restarts: its inputs changed")
+			a.did(fault.EventKubeletRestarted).Info("kubelet restarts: its inputs changed")
 			_, err := a.deps.Units.Restart(ctx, UnitName)
 			return "restarted", err
 		}
@@ -156,7 +156,9 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 	if err != nil {
 		return a.kubeletFailed(ctx, err)
 	}
-	a.logKubelet().Info("kubelet started")
+	if !o.Unit.Older {
+		a.did(fault.EventKubeletStarted).Info("kubelet started")
+	}
 	return nil
 }
 
@@ -178,7 +180,12 @@ func (a *Agent) kubeletFailed(ctx context.Context, err error) error {
 // logKubelet is for what is done to the kubelet: it shows in
 // `journalctl -u kubelet` as well.
 func (a *Agent) logKubelet() logrus.FieldLogger {
-	return a.log.WithField("OBJECT_SYSTEMD_UNIT", UnitName)
+	return a.log.WithField(systemd.ObjectUnit, UnitName)
+}
+
+// did is logKubelet for what has a text of its own in the catalog.
+func (a *Agent) did(event fault.Event) logrus.FieldLogger {
+	return a.logKubelet().WithField(systemd.MessageID, event.MessageID())
 }
 
 // flagOf returns the value of a flag in an argument list, in both spellings.

@@ -152,7 +152,7 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 		if _, err := a.deps.Units.Stop(ctx, UnitName); err != nil {
 			return fmt.Errorf("cannot stop the kubelet before its certificate is replaced: %w", err)
 		}
-		a.logKubelet().Info("kubelet stopped, its certificate is replaced")
+		a.did(fault.EventKubeletStopped).Info("kubelet stopped, its certificate is replaced")
 	}
 	for _, path := range []string{
 		a.files.CurrentPair(), a.files.CACert(), a.files.ConfigFile(), a.files.EnvironmentFile(),
@@ -169,7 +169,7 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 	}
 	a.manifest.Inputs = a.now()
 	a.memory.rejected, a.memory.unauthorized = "", time.Time{}
-	a.log.WithField("path", a.files.CurrentPair()).Info("certificate installed")
+	a.did(fault.EventCertificateInstalled).WithField("path", a.files.CurrentPair()).Info("certificate installed")
 	// Should it come back after a power cut, it is the same pair once more; and the
 	// next sync in that folder, of the manifest, is milliseconds away.
 	return atomicfile.Discard(a.cfg.Paths.NewPair())

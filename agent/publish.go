@@ -163,10 +163,13 @@ func (a *Agent) logChange(phase Phase, reason fault.Reason, now time.Time) {
 		if a.status.Message != "" {
 			log = log.WithField("detail", a.status.Message)
 		}
+		if phase == Joined {
+			log = log.WithField(systemd.MessageID, fault.EventJoined.MessageID())
+		}
 		log.Info("phase")
 		return
 	}
-	log = log.WithFields(logrus.Fields{"reason": string(reason), "cause": a.status.Message, "hint": a.status.Hint, "attempt": a.status.Attempt})
+	log = log.WithFields(explained(reason, a.status.Message, a.status.Hint)).WithField("attempt", a.status.Attempt)
 	if phase == Blocked {
 		log.Error("blocked until somebody acts")
 		return
@@ -181,7 +184,11 @@ func (a *Agent) logNotes(notes []Note) {
 		key := string(n.Reason) + " " + n.Message
 		now[key] = true
 		if !a.loggedNotes[key] {
-			a.log.WithFields(logrus.Fields{"reason": string(n.Reason), "cause": n.Message, "hint": n.Hint}).Warn("note")
+			log := a.log
+			if n.Reason == fault.KubeletStopped {
+				log = a.logKubelet() // for whoever wonders there why it does not run
+			}
+			log.WithFields(explained(n.Reason, n.Message, n.Hint)).Warn("note")
 		}
 	}
 	for key := range a.loggedNotes {
@@ -190,6 +197,12 @@ func (a *Agent) logNotes(notes []Note) {
 		}
 	}
 	a.loggedNotes = now
+}
+
+// explained are the fields of an entry about a reason: the id leads `journalctl -x`
+// to the catalog, whose text shows cause and hint.
+func explained(reason fault.Reason, cause, hint string) logrus.Fields {
+	return logrus.Fields{"reason": string(reason), "cause": cause, "hint": hint, systemd.MessageID: reason.MessageID()}
 }
 
 // stepped runs one step of the timeline. An error that is only the end of the

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,43 +36,48 @@ func StderrIsJournal() bool {
 // one line, begun with its level as "<6>", without a time (the journal has its
 // own). An entry with the field ObjectUnit or MessageID is sent to the journal
 // itself, since a line cannot carry fields, and gives an empty line (which
-// writes nothing); should that fail it becomes a line like all others.
+// writes nothing); should the journal not take it at once it becomes a line like
+// all others. Not every entry goes that way: the journal knows the sender of a
+// line even when he has ended meanwhile, that of an entry only while he lives.
 type JournalFormatter struct {
 	// Next formats what comes after the level. Nil: message, then key=value.
 	Next logrus.Formatter
 
-	send func(message string, priority int, fields map[string]string) error
+	socket native
 }
 
 // Format implements logrus.Formatter.
 func (f *JournalFormatter) Format(e *logrus.Entry) ([]byte, error) {
-	if native(e) {
-		send := f.send
-		if send == nil {
-			send = sendToJournal
-		}
-		if send(messageOf(e), priority(e.Level), journalFields(e)) == nil {
-			return nil, nil
-		}
-	}
 	text := []byte(messageOf(e))
 	if f.Next != nil {
 		var err error
-		if text, err = f.Next.Format(e); err != nil {
+		if text, err = (&PlainFormatter{f.Next}).Format(e); err != nil {
 			return nil, err
 		}
 	}
 	// A newline inside would begin another entry, without a level.
 	text = bytes.ReplaceAll(bytes.TrimRight(text, "\n"), []byte("\n"), []byte(" "))
+	if e.Data[ObjectUnit] != nil || e.Data[MessageID] != nil {
+		if f.socket.send(string(text), priority(e.Level), journalFields(e)) == nil {
+			return nil, nil
+		}
+	}
 	return fmt.Appendf(nil, "<%d>%s\n", priority(e.Level), text), nil
 }
 
-func native(e *logrus.Entry) bool {
-	return e.Data[ObjectUnit] != nil || e.Data[MessageID] != nil
-}
+// PlainFormatter leaves out the fields that only the journal understands.
+type PlainFormatter struct{ Next logrus.Formatter }
 
-func sendToJournal(message string, priority int, fields map[string]string) error {
-	return journal.Send(message, journal.Priority(priority), fields)
+// Format implements logrus.Formatter.
+func (f *PlainFormatter) Format(e *logrus.Entry) ([]byte, error) {
+	if e.Data[ObjectUnit] == nil && e.Data[MessageID] == nil {
+		return f.Next.Format(e)
+	}
+	plain := *e //nolint:govet // a copy of the entry that is only formatted
+	plain.Data = maps.Clone(e.Data)
+	delete(plain.Data, ObjectUnit)
+	delete(plain.Data, MessageID)
+	return f.Next.Format(&plain)
 }
 
 // priority is syslog's number for a level.
@@ -117,12 +123,12 @@ func fieldKeys(e *logrus.Entry) []string {
 }
 
 // journalFields gives each field of the entry a name that the journal takes:
-// csr becomes BOOTSTRAP_CSR; the journal's own two stay.
+// csr becomes BOOTSTRAP_AGENT_CSR; the journal's own two stay.
 func journalFields(e *logrus.Entry) map[string]string {
 	fields := map[string]string{"SYSLOG_IDENTIFIER": identifier}
 	for key, value := range e.Data {
 		if key != ObjectUnit && key != MessageID {
-			key = "BOOTSTRAP_" + strings.Map(func(r rune) rune {
+			key = "BOOTSTRAP_AGENT_" + strings.Map(func(r rune) rune {
 				switch {
 				case r >= 'a' && r <= 'z':
 					return r - 'a' + 'A'

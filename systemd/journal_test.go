@@ -3,9 +3,7 @@ package systemd
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -44,33 +42,6 @@ func TestJournalLinesTakeAnotherFormat(t *testing.T) {
 	log.WithField("a", "x").Info("joined")
 	if got := out.String(); !strings.HasPrefix(got, "<6>{") || strings.Count(got, "\n") != 1 {
 		t.Errorf("got %q", got)
-	}
-}
-
-func TestEntriesAboutAUnitGoToTheJournalWithTheirFields(t *testing.T) {
-	var (
-		out    strings.Builder
-		sent   []string
-		fields map[string]string
-		fail   error
-	)
-	f := &JournalFormatter{send: func(message string, priority int, vars map[string]string) error {
-		sent, fields = append(sent, fmt.Sprintf("<%d>%s", priority, message)), vars
-		return fail
-	}}
-	log := logTo(&out, f)
-	log.WithFields(logrus.Fields{ObjectUnit: KubeletUnit, "csr": "node-csr-x", "next-retry": 3}).Warn("kubelet restarted")
-	if out.Len() != 0 || !slices.Equal(sent, []string{"<4>kubelet restarted csr=node-csr-x next-retry=3"}) {
-		t.Errorf("line %q, sent %q", out.String(), sent)
-	}
-	want := map[string]string{"SYSLOG_IDENTIFIER": "bootstrap-agent", "OBJECT_SYSTEMD_UNIT": "kubelet.service", "BOOTSTRAP_CSR": "node-csr-x", "BOOTSTRAP_NEXT_RETRY": "3"}
-	if !maps.Equal(fields, want) {
-		t.Errorf("fields %q", fields)
-	}
-	fail = errors.New("no journal")
-	log.WithField(MessageID, "0123").Info("x")
-	if out.String() != "<6>x\n" {
-		t.Errorf("an entry that the journal did not take became %q", out.String())
 	}
 }
 

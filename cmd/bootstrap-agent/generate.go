@@ -1,8 +1,6 @@
 package main
 
 import (
-	"crypto/sha256"
-	"encoding/hex"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -261,20 +259,23 @@ func code(prefix, text string) string {
 
 func cell(text string) string { return strings.ReplaceAll(text, "|", "\\|") }
 
-// catalog is the message catalog for `journalctl -x`: one entry a reason.
+// catalog is the message catalog for `journalctl -x`: one entry a reason and one
+// an event. What stands between two @ is a field of the entry that is explained.
 func catalog() string {
 	var b strings.Builder
-	b.WriteString("# Message catalog of bootstrap-agent: what journalctl -x shows below an entry.\n")
+	b.WriteString("# Message catalog of bootstrap-agent: what `journalctl -x` shows below an entry.\n")
+	entry := func(id, subject string, paragraphs ...string) {
+		fmt.Fprintf(&b, "\n-- %s\nSubject: %s\nDefined-By: bootstrap-agent\nSupport: https://github.com/bootstrap-agent/bootstrap-agent/issues\n"+
+			"Documentation: man:bootstrap-agent(8)\n", id, subject)
+		for _, p := range paragraphs {
+			b.WriteString("\n" + strings.Join(fold(p, 76), "\n") + "\n")
+		}
+	}
 	for _, e := range fault.All() {
-		fmt.Fprintf(&b, "\n-- %s\nSubject: %s\nDefined-By: bootstrap-agent\nSupport: https://github.com/bootstrap-agent/bootstrap-agent\nDocumentation: man:bootstrap-agent(8)\n\n%s\n\n%s\n",
-			messageID(e.Reason), e.Reason, e.Meaning, e.Remedy)
+		entry(e.Reason.MessageID(), string(e.Reason), e.Meaning, "What was seen: @BOOTSTRAP_AGENT_CAUSE@", "What to do: @BOOTSTRAP_AGENT_HINT@", "More: bootstrap-agent explain "+string(e.Reason))
+	}
+	for _, e := range fault.Events() {
+		entry(e.Event.MessageID(), e.Subject, e.Text)
 	}
 	return b.String()
-}
-
-// messageID is the 128-bit id of a reason's journal entries, the same in every
-// release because it comes from the name.
-func messageID(r fault.Reason) string {
-	sum := sha256.Sum256([]byte("bootstrap-agent reason " + string(r)))
-	return hex.EncodeToString(sum[:16])
 }

@@ -89,9 +89,9 @@ func (a *app) logFormatter(format string) logrus.Formatter {
 	switch {
 	case journal:
 		return &systemd.JournalFormatter{Next: next}
-	case next != nil:
-		return next
+	case next == nil:
+		_, tty := terminal(a.stderr)
+		next = &logrus.TextFormatter{FullTimestamp: true, DisableColors: !tty || a.getenv("NO_COLOR") != ""}
 	}
-	_, tty := terminal(a.stderr)
-	return &logrus.TextFormatter{FullTimestamp: true, DisableColors: !tty || a.getenv("NO_COLOR") != ""}
+	return &systemd.PlainFormatter{Next: next}
 }
