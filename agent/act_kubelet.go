@@ -141,15 +141,19 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 		}
 		recorded = a.recordStart()
 	} // else: the unit of a node is what it is; how it would look today is reported
-	err := a.stepped(StepStart, func() (string, error) {
+	var unit systemd.Unit
+	err := a.stepped(StepStart, func() (_ string, err error) {
 		if o.Unit.Older {
 			a.did(fault.EventKubeletRestarted).Info("kubelet restarts: its inputs changed")
-			_, err := a.deps.Units.Restart(ctx, UnitName)
+			unit, err = a.deps.Units.Restart(ctx, UnitName)
 			return "restarted", err
 		}
-		_, err := a.deps.Units.Start(ctx, UnitName)
+		unit, err = a.deps.Units.Start(ctx, UnitName)
 		return "", err
 	})
+	if err == nil {
+		a.exports.restarted(a.causeOf(o), execStart(unit))
+	}
 	if rerr := recorded(); rerr != nil {
 		return errors.Join(rerr, err)
 	}
@@ -160,6 +164,20 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 		a.did(fault.EventKubeletStarted).Info("kubelet started")
 	}
 	return nil
+}
+
+// causeOf is why a kubelet that has been running is started now; "" where that is
+// no restart.
+func (a *Agent) causeOf(o Observation) string {
+	switch {
+	case !o.Unit.Active && a.manifest.Stopped.after(a.deps.Machine.BootID, a.memory.lastUnitStart):
+		return causeCertificate
+	case o.Unit.Older:
+		return causeInputs
+	case o.Unit.Failed:
+		return causeFailed
+	}
+	return ""
 }
 
 // kubeletFailed adds the kubelet's own last lines to what systemd said.

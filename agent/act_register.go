@@ -115,6 +115,7 @@ func (a *Agent) registered(ctx context.Context, node *corev1.Node, started time.
 	a.memory.nameWasFree = false // from here on there is a Node, and a Lease to look at
 	a.rememberNode(node)
 	a.askRenewal(ctx)
+	a.noteClock()
 	if err := a.keepUID(string(node.UID)); err != nil {
 		return err
 	}

@@ -156,7 +156,7 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 					a.timeline.end(StepRequest, a.deps.Clock.Now(), p.Name, "")
 					a.timeline.begin(StepApproval, a.deps.Clock.Now())
 				}
-				a.progress(p, o)
+				a.progress(ctx, p, o)
 			},
 		}
 		credentials, err = requester.Request(ctx, csr.Target{API: api, NodeName: a.cfg.NodeName, Requester: requesterOf(token)})
@@ -207,7 +207,7 @@ func withoutApprove(c *CSRStatus) *CSRStatus {
 }
 
 // progress shows a request that waits.
-func (a *Agent) progress(p csr.Progress, o Observation) {
+func (a *Agent) progress(ctx context.Context, p csr.Progress, o Observation) {
 	now := a.deps.Clock.Now()
 	a.heart.beat(now, actAtMost)
 	a.lastFault = nil // overcome: the request is made
@@ -221,6 +221,7 @@ func (a *Agent) progress(p csr.Progress, o Observation) {
 	}
 	if p.WillBeApproved != nil || p.Backstops > 0 {
 		a.lookAround() // it takes its time: there is some to look at the machine
+		defer a.export(ctx)
 	}
 	if p.WillBeApproved != nil && !*p.WillBeApproved || now.Sub(p.Created) > time.Minute {
 		hint := a.status.CSR.Approve

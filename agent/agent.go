@@ -66,6 +66,7 @@ type Agent struct {
 	memory       memory
 	status       Status
 	timeline     timeline
+	exports      exports
 	loggedPhase  Phase
 	loggedFault  fault.Reason
 	loggedAt     time.Time
@@ -147,6 +148,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err := atomicfile.Remove(a.cfg.Paths.StatusFile()); err != nil {
 		return fmt.Errorf("cannot start: %w", err)
 	}
+	a.dropMetrics()
+	defer a.endExports()
 	a.heart.beat(a.deps.Clock.Now(), actAtMost)
 	background.Go(func() { a.feedWatchdog(ctx) })
 	if a.manifest.Started.isZero() {
@@ -202,6 +205,7 @@ func (a *Agent) remember() error {
 func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 	for {
 		a.takeReload()
+		a.listen(ctx)
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
 		obs, err := a.observe(ctx)
 		if ctx.Err() != nil {
@@ -289,6 +293,7 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 // wait pauses until the next attempt, a reload, a change of the unit (once the
 // kubelet is the point), or the end.
 func (a *Agent) wait(ctx context.Context, pause time.Duration, phase Phase, ticks <-chan struct{}) {
+	a.export(ctx)
 	a.heart.beat(a.deps.Clock.Now(), pause+actAtMost)
 	fire, stop := a.deps.Clock.After(pause)
 	defer stop()
@@ -334,6 +339,7 @@ func (a *Agent) fail(phase Phase, obs Observation, err error) time.Duration {
 	pause := a.retry.next(now, class, after)
 	next := now.Add(pause).UTC()
 	a.lastFault = err
+	a.exports.failed(phase, fault.ReasonOf(err))
 	if phase == StartingKubelet || phase == Registering {
 		a.lookAround() // what it finds may be why
 	}

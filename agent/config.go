@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"net/netip"
 	"net/url"
 	"path/filepath"
 	"time"
@@ -43,6 +44,7 @@ type Config struct {
 	RestartSplay             time.Duration                    // over which restarts are spread that a fleet would do at once
 	ClusterDNS               []string                         // only for the built-in kubelet config
 	ClusterDomain            string                           // only for the built-in kubelet config
+	MetricsAddress           netip.AddrPort                   // where GET /metrics is answered; the zero value: nowhere
 	Kubelet                  KubeletConfig                    //
 	Paths                    Paths                            //
 }
@@ -63,7 +65,7 @@ type KubeletConfig struct {
 // folders; everything else uses DefaultPaths.
 type Paths struct {
 	State   string // private state: lock, pending key, new pair, trust.json, manifest.json (0700)
-	Run     string // status.json
+	Run     string // status.json, metrics.prom
 	Kubelet string // /var/lib/kubelet
 	Units   string // /etc/systemd/system
 	Etc     string // /etc: foreign identities are looked for under etc/kubernetes
@@ -82,6 +84,10 @@ func DefaultPaths() Paths {
 
 // StatusFile is where the daemon publishes its Status.
 func (p Paths) StatusFile() string { return filepath.Join(p.Run, "status.json") }
+
+// MetricsFile holds the daemon's metrics, for the textfile collector of
+// Prometheus' node_exporter.
+func (p Paths) MetricsFile() string { return filepath.Join(p.Run, "metrics.prom") }
 
 // LockFile is locked (flock) by the one agent at work.
 func (p Paths) LockFile() string { return filepath.Join(p.State, "lock") }

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"net"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -34,6 +35,8 @@ type Deps struct {
 	// OnStatus is called with each new status, from the loop's goroutine; it
 	// must not block. Nil: nobody listens.
 	OnStatus func(Status)
+	// Listen opens the port of metricsAddress. Nil: the real one.
+	Listen func(ctx context.Context, address string) (net.Listener, error)
 	// AtRest is called when there is nothing to do for minutes: a good moment to
 	// give memory back. Nil: nothing is done.
 	AtRest func()

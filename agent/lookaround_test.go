@@ -184,12 +184,12 @@ func TestFindingsAreToldBesideALongWaitForApproval(t *testing.T) {
 	lacking(r)
 	a := must(New(r.cfg, r.deps))
 	made := csr.Progress{Name: "node-csr-x", Created: r.deps.Clock.Now()}
-	a.progress(made, Observation{})
+	a.progress(t.Context(), made, Observation{})
 	if s, _ := r.last(); len(s.Notes) != 0 {
 		t.Errorf("a join that goes on looks around: %+v", s.Notes)
 	}
 	made.Backstops = 1
-	a.progress(made, Observation{})
+	a.progress(t.Context(), made, Observation{})
 	if s, _ := r.last(); !tells(s, "swap: on (/dev/sda2)") || s.Reason != "" {
 		t.Errorf("%+v", s)
 	}

@@ -53,6 +53,8 @@ type Observation struct {
 	Leftovers []Leftover
 	// CARefreshClosed: cluster-info cannot be read any more.
 	CARefreshClosed bool
+	// MetricsRefused: why the agent cannot listen on metricsAddress.
+	MetricsRefused string
 	// ConfigError: the config file has become bad; the last good one is in use.
 	ConfigError error
 }
@@ -220,6 +222,9 @@ func notesOf(o Observation) []Note {
 	}
 	if o.Skew != "" {
 		add(fault.VersionSkew, o.Skew)
+	}
+	if o.MetricsRefused != "" {
+		add(fault.MetricsUnavailable, "metricsAddress: "+o.MetricsRefused)
 	}
 	for _, row := range o.Findings {
 		notes = append(notes, Note{Reason: row.Reason, Message: row.Name + ": " + row.Message, Hint: row.Remedy})

@@ -64,6 +64,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	}
 	started := execStart(unit)
 	if started != a.memory.lastUnitStart {
+		a.exports.startSeen(a.memory.lastUnitStart, started)
 		// A kubelet that was started anew has yet to show itself in the API.
 		if a.memory.lastUnitStart != 0 {
 			a.memory.node.Deleted = false // it registers its Node anew

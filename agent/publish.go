@@ -77,6 +77,7 @@ func (a *Agent) publish(phase Phase, o Observation, err error, say string) {
 	now := a.deps.Clock.Now()
 	s := &a.status
 	reason := fault.ReasonOf(err)
+	a.exports.entered(s.Phase, phase, now)
 	if s.Phase != phase || s.Reason != reason {
 		s.Since = now.UTC()
 	}
@@ -92,7 +93,7 @@ func (a *Agent) publish(phase Phase, o Observation, err error, say string) {
 	if err != nil {
 		s.Message, s.Hint = oneLine(err.Error()), fault.HintOf(err)
 	}
-	o.Findings = a.memory.findings
+	o.Findings, o.MetricsRefused = a.memory.findings, a.exports.refused
 	s.Notes = notesOf(o)
 	a.logNotes(s.Notes)
 	s.Timeline = a.timeline.copy()

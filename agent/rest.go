@@ -137,6 +137,7 @@ func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 		return err
 	}
 	defer a.closeNode()
+	defer a.noteClock()
 	node, err := a.node.GetNode(ctx, a.cfg.NodeName)
 	var unauthorized *apiclient.Unauthorized
 	switch {

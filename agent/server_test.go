@@ -122,6 +122,7 @@ func TestTheClustersOwnServerIsTakenBackWhenItAnswers(t *testing.T) {
 	if n := len(r.api.CSRs()); n != 1 {
 		t.Errorf("%d requests", n)
 	}
+	r.awaitMetrics("the restart and its cause", sample(`bootstrap_agent_kubelet_restarts_total{cause="inputs"}`, "1"))
 }
 
 func TestAServerThatTheTrustRecordDoesNotVerifyIsNotTakenBack(t *testing.T) {

@@ -249,14 +249,14 @@ func TestARequestThatNobodyWillApproveShowsBothWaysOut(t *testing.T) {
 	a := must(New(r.cfg, r.deps))
 	no, now := false, r.deps.Clock.Now()
 	p := csr.Progress{Name: "node-csr-x", Created: now, WillBeApproved: &no, Bind: "kubectl create clusterrolebinding y"}
-	a.progress(p, Observation{})
+	a.progress(t.Context(), p, Observation{})
 	s, _ := r.last()
 	const approve = "kubectl certificate approve node-csr-x"
 	if s.Reason != fault.CSRPending || !strings.HasPrefix(s.Hint, approve+";") || !strings.HasSuffix(s.Hint, " "+p.Bind) || s.CSR.Approve != approve || s.CSR.Bind != p.Bind {
 		t.Errorf("hint %q, request %+v", s.Hint, s.CSR)
 	}
 	p.Approved = now
-	a.progress(p, Observation{})
+	a.progress(t.Context(), p, Observation{})
 	if s, _ := r.last(); s.CSR.Approve+s.CSR.Bind != "" {
 		t.Errorf("still shown: %+v", s.CSR)
 	}

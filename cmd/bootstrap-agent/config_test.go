@@ -44,6 +44,20 @@ func TestConfigFileIsRefused(t *testing.T) {
 		{"a duration without a unit is refused", goodConfig + "restartSplay: \"30\"\n", []string{":3: restartSplay: must be a duration from 0s to 24h"}},
 		{"a negative duration is refused", goodConfig + "restartSplay: -1m\n", []string{":3: restartSplay: must be a duration from 0s to 24h"}},
 		{"a duration over a day is refused", goodConfig + "restartSplay: 25h\n", []string{":3: restartSplay: must be a duration from 0s to 24h"}},
+		{"an address for metrics without a port is refused", goodConfig + "metricsAddress: \"127.0.0.1\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
+		{"a name for metrics is refused", goodConfig + "metricsAddress: \"localhost:9464\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
+		{"a secret in place of an address is not shown", goodConfig + "metricsAddress: \"" + canary + "\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
+		{"metrics on every address are refused", goodConfig + "metricsAddress: \"0.0.0.0:9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
+		{"metrics on every address of IPv6 are refused", goodConfig + "metricsAddress: \"[::]:9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
+		{"metrics on every address in another spelling are refused", goodConfig + "metricsAddress: \"[::ffff:0.0.0.0]:9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
+		{"metrics on a port alone are refused", goodConfig + "metricsAddress: \":9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
+		{"metrics on port 0 are refused", goodConfig + "metricsAddress: \"127.0.0.1:0\"\n", []string{":3: metricsAddress: must have a port from 1 to 65535"}},
+		{"metrics on port 65536 are refused", goodConfig + "metricsAddress: \"127.0.0.1:65536\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
+		{"a bare IPv6 address for metrics is refused", goodConfig + "metricsAddress: \"::1:9464x\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
+		{"an address with a zone is refused", goodConfig + "metricsAddress: \"[fe80::1%eth0]:9464\"\n", []string{":3: metricsAddress: must be an address without a zone"}},
+		{"the address of a group is refused", goodConfig + "metricsAddress: \"224.0.0.1:9464\"\n", []string{":3: metricsAddress: must be an address of this machine, not one of a group"}},
+		{"the address of all neighbours is refused", goodConfig + "metricsAddress: \"255.255.255.255:9464\"\n", []string{":3: metricsAddress: must be an address of this machine, not one of a group"}},
+		{"a URL for metrics is refused", goodConfig + "metricsAddress: \"http://127.0.0.1:9464/metrics\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
 		{"another apiVersion is refused", "apiVersion: v2\nendpoints: [a]\n", []string{":1: apiVersion: must be one of: bootstrap-agent/v1"}},
 		{"a key without a value is told", goodConfig + "nodeName:\n", []string{":3: nodeName: has no value"}},
 		{"a section must be one", goodConfig + "log: " + canary + "\n", []string{":3: log: must be a section"}},
@@ -239,6 +253,37 @@ func TestFlagsBeatVariablesBeatFileBeatDefaults(t *testing.T) {
 		if got := good.settings.get(name).at.String(); got != want {
 			t.Errorf("%s comes from %q, want %q", name, got, want)
 		}
+	}
+}
+
+func TestAnAddressForMetricsIsTakenFromEverySource(t *testing.T) {
+	for text, want := range map[string]string{
+		"127.0.0.1:9464": "127.0.0.1:9464", "[::1]:1": "[::1]:1", "[::ffff:10.0.0.17]:65535": "10.0.0.17:65535", "192.0.2.7:80": "192.0.2.7:80",
+	} {
+		t.Run(text, func(t *testing.T) {
+			for source, d := range map[string]*door{"file": newDoor(t), "variable": newDoor(t), "flag": newDoor(t)} {
+				cmd := d.app.runCommand()
+				config := goodConfig
+				switch source {
+				case "file":
+					config += "metricsAddress: \"" + text + "\"\n"
+				case "variable":
+					d.app.environ = append(d.app.environ, "BOOTSTRAP_AGENT_METRICS_ADDRESS="+text)
+				default:
+					if err := cmd.ParseFlags([]string{"--metrics-address", text}); err != nil {
+						t.Fatal(err)
+					}
+				}
+				d.write("config.yaml", config, 0o600)
+				good, err := d.app.loader(cmd.Flags()).load()
+				if err != nil {
+					t.Fatal(source, err)
+				}
+				if got := good.agent.MetricsAddress.String(); got != want {
+					t.Errorf("%s: %s", source, got)
+				}
+			}
+		})
 	}
 }
 

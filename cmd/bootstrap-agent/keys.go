@@ -92,6 +92,9 @@ func keys() []key {
 			doc:     "Addresses of the cluster's DNS, only used when neither kubelet.configFile nor the cluster has a kubelet config."},
 		{name: "clusterDomain", kind: kindString, def: "cluster.local", flag: "cluster-domain", rule: (*judge).clusterDomain,
 			doc: "Domain of the cluster's DNS, only used like clusterDNS."},
+		{name: "metricsAddress", kind: kindString, def: "", flag: "metrics-address", rule: (*judge).metricsAddress,
+			example: `"127.0.0.1:9464"`,
+			doc:     "Where the agent answers GET /metrics for Prometheus, as IP:port: an address of this machine, best the loopback one, for everybody who reaches it may read. Empty: nowhere; the same stands in /run/bootstrap-agent/metrics.prom in any case."},
 		{name: "log.level", kind: kindEnum, enum: []string{"error", "warning", "info", "debug"}, def: "info", flag: "log-level",
 			doc: "How much goes to the log (stderr)."},
 		{name: "log.format", kind: kindEnum, enum: []string{"text", "json"}, def: "text", flag: "log-format",
@@ -125,7 +128,7 @@ func keys() []key {
 // later are keys of a later version, so that the error can say so.
 func later(name string) bool {
 	switch name {
-	case "repair", "caRotation", "metricsAddress":
+	case "repair", "caRotation":
 		return true
 	}
 	return false

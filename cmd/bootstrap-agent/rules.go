@@ -330,6 +330,30 @@ func (j *judge) restartSplay(s setting) {
 	j.cfg.RestartSplay = d
 }
 
+// metricsAddress wants an address that was chosen: one that means "all of them"
+// would show the numbers to networks that nobody thought of.
+func (j *judge) metricsAddress(s setting) {
+	text, _ := s.value.(string)
+	if text == "" {
+		return
+	}
+	at, err := netip.ParseAddrPort(text)
+	switch addr := at.Addr(); {
+	case err != nil && strings.HasPrefix(text, ":") && !strings.HasPrefix(text, "::"), err == nil && addr.Unmap().IsUnspecified():
+		j.fault(s, "must name one address of this machine, not all of them: 127.0.0.1:9464, say")
+	case err != nil:
+		j.fault(s, "must be an IP address and a port, as in 127.0.0.1:9464 or [::1]:9464")
+	case addr.Zone() != "":
+		j.fault(s, "must be an address without a zone (%%)")
+	case addr.IsMulticast() || addr.Unmap() == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		j.fault(s, "must be an address of this machine, not one of a group")
+	case at.Port() == 0:
+		j.fault(s, "must have a port from 1 to 65535: nobody would know which one was taken")
+	default:
+		j.cfg.MetricsAddress = netip.AddrPortFrom(addr.Unmap(), at.Port())
+	}
+}
+
 func (j *judge) clusterDomain(s setting) {
 	text, _ := s.value.(string)
 	if len(text) > 253 || !dnsName.MatchString(text) {

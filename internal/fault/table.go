@@ -62,6 +62,8 @@ const (
 	Drifted         Reason = "Drifted"
 	VersionSkew     Reason = "VersionSkew"
 	MachineWarning  Reason = "MachineWarning"
+
+	MetricsUnavailable Reason = "MetricsUnavailable"
 )
 
 var table = []Entry{
@@ -221,4 +223,7 @@ var table = []Entry{
 	{MachineWarning, Note, ExitDone,
 		"Something on this machine is not as a node should be; the kubelet runs all the same.",
 		"See `bootstrap-agent check --machine`: each row has its remedy."},
+	{MetricsUnavailable, Note, ExitDone,
+		"The agent cannot listen on `metricsAddress`, so nobody can read its metrics there.",
+		"Find out who listens there (`ss -ltnp`), or choose another address of this machine and a port from 1024 on. The agent tries again every minute; /run/bootstrap-agent/metrics.prom has the same content."},
 }
