@@ -195,6 +195,7 @@ func (a *Agent) rememberNode(node *corev1.Node) {
 		}
 	}
 	a.memory.node, a.memory.nodeAsked = n, a.deps.Clock.Now()
+	a.memory.annotated = annotationsOf(node)
 	a.status.Node.UID = string(node.UID)
 }
 

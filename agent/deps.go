@@ -80,6 +80,7 @@ type API interface {
 	ClusterInfo(ctx context.Context) (string, error)
 	PendingCSR(ctx context.Context, signer, user string) (*apiclient.PendingCSR, error)
 	ServerVersion(ctx context.Context) (gitVersion string, err error)
+	AnnotateNode(ctx context.Context, name string, change map[string]*string) error
 	Close()
 }
 

@@ -44,10 +44,10 @@ func (x *exports) entered(from, to Phase, now time.Time) {
 		return
 	}
 	if x.durations == nil {
-		x.durations = map[Phase]time.Duration{}
+		x.durations = map[string]time.Duration{}
 	}
 	if from != "" {
-		x.durations[from] = now.Sub(x.since)
+		x.durations[string(from)] = now.Sub(x.since)
 	}
 	x.since = now
 }
@@ -55,12 +55,12 @@ func (x *exports) entered(from, to Phase, now time.Time) {
 // failed counts an act that ended with a fault.
 func (x *exports) failed(phase Phase, reason fault.Reason) {
 	if x.attempts == nil {
-		x.attempts = map[attempted]int{}
+		x.attempts = map[string]int{}
 	}
 	if reason == "" {
 		reason = "Failed" // as in the timeline
 	}
-	x.attempts[attempted{phase, reason}]++
+	x.attempts[string(phase)+" "+string(reason)]++
 }
 
 // restarted counts a start of the kubelet by the agent, at this time of systemd's;

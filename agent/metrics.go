@@ -23,18 +23,12 @@ const (
 type facts struct {
 	status    Status
 	heartbeat time.Time
-	attempts  map[attempted]int
-	durations map[Phase]time.Duration
+	attempts  map[string]int // by phase and reason, with a blank between them
+	durations map[string]time.Duration
 	restarts  map[string]int
 	drifted   int
 	automatic *bool          // is the certificate renewed by itself? nil: not known
 	skew      *time.Duration // of this machine's clock; nil: not known
-}
-
-// attempted is an act that ended with a fault.
-type attempted struct {
-	phase  Phase
-	reason fault.Reason
 }
 
 // page is the text for Prometheus. Nothing in it counts seconds up: a time is told
@@ -56,16 +50,17 @@ func (f facts) page() []byte {
 	p.Sample(inUnix(s.Since))
 	p.Family("bootstrap_agent_phase_duration_seconds", metrics.Gauge, "How long a phase took when it was left last, in this run of the agent.")
 	for _, phase := range sortedKeys(f.durations) {
-		p.Sample(f.durations[phase].Seconds(), "phase", string(phase))
+		p.Sample(f.durations[phase].Seconds(), "phase", phase)
 	}
 	p.Family("bootstrap_agent_attempts_total", metrics.Counter, "Acts that ended with a fault, in this run of the agent.")
-	for _, a := range sortedAttempts(f.attempts) {
-		p.Sample(float64(f.attempts[a]), "phase", string(a.phase), "reason", string(a.reason))
+	for _, attempt := range sortedKeys(f.attempts) {
+		phase, reason, _ := strings.Cut(attempt, " ")
+		p.Sample(float64(f.attempts[attempt]), "phase", phase, "reason", reason)
 	}
 	p.Family("bootstrap_agent_reason_info", metrics.Gauge, "1 for each reason that status shows now: of the fault, and of the notes (class note).")
 	for _, reason := range reasonsOf(s) {
-		row, _ := fault.Lookup(reason)
-		p.Sample(1, "reason", string(reason), "class", string(row.Class))
+		row, _ := fault.Lookup(fault.Reason(reason))
+		p.Sample(1, "reason", reason, "class", string(row.Class))
 	}
 	if c := s.Certificate; c != nil {
 		p.Family("bootstrap_agent_client_cert_not_after_seconds", metrics.Gauge, "Unix time at which the kubelet's client certificate ends.")
@@ -98,13 +93,13 @@ func (f facts) page() []byte {
 func inUnix(t time.Time) float64 { return float64(t.UnixMilli()) / 1000 }
 
 // reasonsOf are the fault and the notes of a status, each once, sorted.
-func reasonsOf(s Status) []fault.Reason {
-	var out []fault.Reason
+func reasonsOf(s Status) []string {
+	var out []string
 	if s.Reason != "" {
-		out = append(out, s.Reason)
+		out = append(out, string(s.Reason))
 	}
 	for _, n := range s.Notes {
-		out = append(out, n.Reason)
+		out = append(out, string(n.Reason))
 	}
 	slices.Sort(out)
 	return slices.Compact(out)
@@ -120,25 +115,11 @@ func driftedIn(s Status) (n int) {
 	return n
 }
 
-func sortedKeys[V any](m map[Phase]V) []Phase {
-	keys := make([]Phase, 0, len(m))
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
 	for k := range m {
 		keys = append(keys, k)
 	}
 	slices.Sort(keys)
-	return keys
-}
-
-func sortedAttempts(m map[attempted]int) []attempted {
-	keys := make([]attempted, 0, len(m))
-	for k := range m {
-		keys = append(keys, k)
-	}
-	slices.SortFunc(keys, func(a, b attempted) int {
-		if c := strings.Compare(string(a.phase), string(b.phase)); c != 0 {
-			return c
-		}
-		return strings.Compare(string(a.reason), string(b.reason))
-	})
 	return keys
 }

@@ -79,6 +79,7 @@ func (a *Agent) takeReload() {
 	if a.cfg.Discovery != nil {
 		a.memory.nextAPICheck = time.Time{} // the file may show another CA
 	}
+	a.memory.annotateRefused = false
 	a.memory.admitted = 0
 	a.awaited = nil // another endpoint may be named now
 	a.reexamine()

@@ -18,10 +18,10 @@ import (
 func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	// From here on next to nothing is done; what the look needed goes back.
 	defer a.giveBack()
+	defer a.closeNode()
 	now := a.deps.Clock.Now()
 	if a.node != nil {
 		// The join has just asked everything there is to ask.
-		a.closeNode()
 		a.keepVersion()
 		a.lookAtRest()
 		a.memory.eager = eagerFirst
@@ -71,6 +71,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		}
 	}
 	a.publish(phase, o, nil, say)
+	a.annotate(ctx) // over the connection that this look has opened, if it has
 }
 
 // giveBack returns what is not needed at rest, where the caller knows how.
@@ -130,14 +131,14 @@ func (a *Agent) scheduleCheck(now time.Time) {
 }
 
 // askAPI looks at our Node with our own pair, and at cluster-info anonymously
-// over a connection verified by the trust record. Both connections are closed
-// afterwards.
+// over a connection verified by the trust record. The first stays open until the
+// end of this look.
 func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 	if err := a.connectCurrent(); err != nil {
 		return err
 	}
-	defer a.closeNode()
 	defer a.noteClock()
+	a.memory.annotated = nil // until it is seen what the Node says now
 	node, err := a.node.GetNode(ctx, a.cfg.NodeName)
 	var unauthorized *apiclient.Unauthorized
 	switch {

@@ -170,7 +170,13 @@ func (a *Agent) askInTurn(ctx context.Context, o Observation) error {
 	if o.Renewal.Overdue {
 		due = append(due, func(ctx context.Context) error { return a.askPending(ctx, clientSigner, &a.memory.renewal) })
 	}
-	for range min(questionsAtRest, len(due)) {
+	questions := questionsAtRest
+	if a.annotationsDue() {
+		questions-- // writing them is the third request, then
+	} else {
+		a.memory.annotated = nil // what this look changes waits for the next one
+	}
+	for range min(questions, len(due)) {
 		a.memory.turn++
 		if err := due[a.memory.turn%len(due)](ctx); err != nil {
 			return err

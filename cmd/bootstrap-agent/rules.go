@@ -338,20 +338,25 @@ func (j *judge) metricsAddress(s setting) {
 		return
 	}
 	at, err := netip.ParseAddrPort(text)
-	switch addr := at.Addr(); {
-	case err != nil && strings.HasPrefix(text, ":") && !strings.HasPrefix(text, "::"), err == nil && addr.Unmap().IsUnspecified():
-		j.fault(s, "must name one address of this machine, not all of them: 127.0.0.1:9464, say")
+	addr := at.Addr().Unmap()
+	wrong := ""
+	switch {
+	case err != nil && strings.HasPrefix(text, ":") && !strings.HasPrefix(text, "::"), err == nil && addr.IsUnspecified():
+		wrong = "must name one address of this machine, not all of them: 127.0.0.1:9464, say"
 	case err != nil:
-		j.fault(s, "must be an IP address and a port, as in 127.0.0.1:9464 or [::1]:9464")
+		wrong = "must be an IP address and a port, as in 127.0.0.1:9464 or [::1]:9464"
 	case addr.Zone() != "":
-		j.fault(s, "must be an address without a zone (%%)")
-	case addr.IsMulticast() || addr.Unmap() == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
-		j.fault(s, "must be an address of this machine, not one of a group")
+		wrong = "must be an address without a zone (%)"
+	case addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
+		wrong = "must be an address of this machine, not one of a group"
 	case at.Port() == 0:
-		j.fault(s, "must have a port from 1 to 65535: nobody would know which one was taken")
-	default:
-		j.cfg.MetricsAddress = netip.AddrPortFrom(addr.Unmap(), at.Port())
+		wrong = "must have a port from 1 to 65535: nobody would know which one was taken"
 	}
+	if wrong != "" {
+		j.fault(s, "%s", wrong)
+		return
+	}
+	j.cfg.MetricsAddress = netip.AddrPortFrom(addr, at.Port())
 }
 
 func (j *judge) clusterDomain(s setting) {

@@ -206,6 +206,33 @@ func TestOfManyRequestsTheNewestUndecidedOneOfTheUserIsFound(t *testing.T) {
 	}
 }
 
+func TestAnAnnotationIsAPatchOfThatAndNothingElse(t *testing.T) {
+	ca := newAuthority(t)
+	var asked []string
+	status := http.StatusOK
+	s := serve(t, ca, nil, func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		asked = append(asked, r.Method+" "+r.URL.Path+" "+r.Header.Get("Content-Type")+" "+string(body))
+		answerJSON(w, status, `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n1"}}`)
+	})
+	c := newClient(t, Options{Server: s.URL, CA: ca.pem()})
+	value := "a\"b"
+	if err := c.AnnotateNode(t.Context(), "n1", map[string]*string{"x/y": &value, "x/gone": nil}); err != nil {
+		t.Fatal(err)
+	}
+	want := `PATCH /api/v1/nodes/n1 application/merge-patch+json {"metadata":{"annotations":{"x/gone":null,"x/y":"a\"b"}}}`
+	if len(asked) != 1 || asked[0] != want {
+		t.Errorf("asked %q", asked)
+	}
+	status = http.StatusServiceUnavailable
+	if err := c.AnnotateNode(t.Context(), "n1", nil); fault.ReasonOf(err) != fault.ServerError || len(asked) != 2 {
+		t.Errorf("%v after %d requests", err, len(asked))
+	}
+	if err := c.AnnotateNode(t.Context(), "../n2", nil); err == nil || len(asked) != 2 {
+		t.Errorf("a name that leaves its folder was sent: %v", err)
+	}
+}
+
 func TestTheServersClockIsItsDateHeader(t *testing.T) {
 	ca := newAuthority(t)
 	date := "Wed, 01 Jul 2026 10:00:00 GMT"

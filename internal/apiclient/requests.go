@@ -3,6 +3,7 @@ package apiclient
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"strconv"
 	"time"
 
@@ -13,6 +14,7 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/fields"
 	"k8s.io/apimachinery/pkg/runtime"
+	"k8s.io/apimachinery/pkg/types"
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
@@ -130,6 +132,18 @@ func (c *Client) small(ctx context.Context, req *rest.Request, out any, what str
 func (c *Client) GetNode(ctx context.Context, name string) (*corev1.Node, error) {
 	out := &corev1.Node{}
 	return found(out, c.do(ctx, c.core.Get().Resource(nodes).Name(name), out, "cannot read node "+name))
+}
+
+// AnnotateNode changes these annotations of a Node and nothing else of it; nil
+// takes one away. Nodes may write their own.
+func (c *Client) AnnotateNode(ctx context.Context, name string, change map[string]*string) error {
+	what := "cannot annotate node " + name
+	body, err := json.Marshal(map[string]any{"metadata": map[string]any{"annotations": change}})
+	if err != nil {
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	req := c.core.Patch(types.MergePatchType).Resource(nodes).Name(name).Body(body)
+	return c.small(ctx, req, &struct{}{}, what)
 }
 
 // WatchNode watches one Node from a resourceVersion on; "" begins with the

@@ -36,38 +36,41 @@ type Page struct {
 
 // Family begins the samples of one name. Names are constants of the program: they
 // are not looked at.
+//
+//go:noinline
 func (p *Page) Family(name string, kind Kind, help string) {
 	p.name = name
-	p.text = append(p.text, "# HELP "+name+" "+helpText.Replace(help)+"\n# TYPE "+name+" "+string(kind)+"\n"...)
+	p.put("# HELP ", name, " ", helpText.Replace(help), "\n# TYPE ", name, " ", string(kind), "\n")
 }
 
 // Sample writes one sample of the family that was begun last. labels are names
 // and values in turn; a value may be any text.
 func (p *Page) Sample(value float64, labels ...string) {
-	p.text = append(p.text, p.name...)
+	p.put(p.name)
+	separator := "{"
 	for i := 0; i+1 < len(labels); i += 2 {
-		separator := byte(',')
-		if i == 0 {
-			separator = '{'
-		}
-		p.text = append(p.text, separator)
-		p.text = append(p.text, labels[i]+`="`+labelText.Replace(strings.ToValidUTF8(labels[i+1], "\uFFFD"))+`"`...)
+		p.put(separator, labels[i], `="`, labelText.Replace(strings.ToValidUTF8(labels[i+1], "\uFFFD")), `"`)
+		separator = ","
 	}
-	if len(labels) > 1 {
-		p.text = append(p.text, '}')
+	if separator == "," {
+		p.put("}")
 	}
-	p.text = append(p.text, ' ')
-	p.text = append(p.text, number(value)...)
-	p.text = append(p.text, '\n')
+	p.put(" ", number(value), "\n")
+}
+
+func (p *Page) put(parts ...string) {
+	for _, part := range parts {
+		p.text = append(p.text, part...)
+	}
 }
 
 // Flag is Sample for what is the case or not: 1 or 0.
 func (p *Page) Flag(is bool, labels ...string) {
+	value := 0.0
 	if is {
-		p.Sample(1, labels...)
-	} else {
-		p.Sample(0, labels...)
+		value = 1
 	}
+	p.Sample(value, labels...)
 }
 
 // Bytes is the text so far.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"net"
+	"net/http"
 	"strconv"
 	"strings"
 	"sync"
@@ -114,13 +115,16 @@ func (s *Server) answer(conn net.Conn) {
 	if !ok {
 		return
 	}
-	body := []byte(statusText[status] + "\n")
+	var body []byte
 	if status == statusOK {
 		if body = s.page(); body == nil {
-			status, body = statusNotYet, []byte(statusText[statusNotYet]+"\n")
+			status = statusNotYet
 		}
 	}
-	head := "HTTP/1.1 " + strconv.Itoa(status) + " " + statusText[status] + "\r\nContent-Type: " + ContentType +
+	if body == nil {
+		body = []byte(http.StatusText(status) + "\n")
+	}
+	head := "HTTP/1.1 " + strconv.Itoa(status) + " " + http.StatusText(status) + "\r\nContent-Type: " + ContentType +
 		"\r\nContent-Length: " + strconv.Itoa(len(body)) + "\r\nCache-Control: no-store\r\nX-Content-Type-Options: nosniff\r\nConnection: close\r\n"
 	if status == statusMethod {
 		head += "Allow: GET, HEAD\r\n"
@@ -138,7 +142,7 @@ func (s *Server) answer(conn net.Conn) {
 // linger takes what a client still sends, within bounds: closing with something
 // unread would reset the connection and may destroy the answer on its way.
 func linger(conn net.Conn) {
-	half, ok := conn.(interface{ CloseWrite() error })
+	half, ok := conn.(*net.TCPConn)
 	if !ok || half.CloseWrite() != nil || conn.SetDeadline(time.Now().Add(lingerTime)) != nil {
 		return
 	}
@@ -154,19 +158,14 @@ func linger(conn net.Conn) {
 
 // The answers there are.
 const (
-	statusOK       = 200
-	statusBad      = 400
-	statusNotFound = 404
-	statusMethod   = 405
-	statusTooLarge = 431
-	statusNotYet   = 503
-	statusVersion  = 505
+	statusOK       = http.StatusOK
+	statusBad      = http.StatusBadRequest
+	statusNotFound = http.StatusNotFound
+	statusMethod   = http.StatusMethodNotAllowed
+	statusTooLarge = http.StatusRequestHeaderFieldsTooLarge
+	statusNotYet   = http.StatusServiceUnavailable
+	statusVersion  = http.StatusHTTPVersionNotSupported
 )
-
-var statusText = map[int]string{
-	statusOK: "OK", statusBad: "Bad Request", statusNotFound: "Not Found", statusMethod: "Method Not Allowed",
-	statusTooLarge: "Request Header Fields Too Large", statusNotYet: "Service Unavailable", statusVersion: "HTTP Version Not Supported",
-}
 
 // receive reads the head of one request; not ok: the client went away, or is too
 // slow. What comes behind the head is nobody's.

@@ -286,7 +286,7 @@ func FuzzWhatIsAnsweredIsARequest(f *testing.F) {
 			return // never a head
 		}
 		status, _ := judge(head)
-		if statusText[status] == "" {
+		if http.StatusText(status) == "" {
 			t.Fatalf("%q: status %d", head, status)
 		}
 		if status != statusOK {

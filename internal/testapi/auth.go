@@ -38,6 +38,7 @@ type authState struct {
 	nodeClient, selfNodeClient bool
 	createForbidden            bool
 	infoForbidden              bool
+	patchForbidden             bool
 	kubeletConfigForbidden     bool
 	tokens                     map[string]Token
 	static                     map[string]StaticToken
@@ -129,6 +130,9 @@ func (s *Server) ClusterInfoForbidden(on bool) { s.set(func() { s.auth.infoForbi
 func (s *Server) KubeletConfigForbidden(on bool) {
 	s.set(func() { s.auth.kubeletConfigForbidden = on })
 }
+
+// NodePatchForbidden takes from nodes the right to write to their own Node.
+func (s *Server) NodePatchForbidden(on bool) { s.set(func() { s.auth.patchForbidden = on }) }
 
 // authenticate finds out who sent r; false is a 401. The order is that of
 // kube-apiserver: certificate, then token; a certificate that fails does not
@@ -279,14 +283,14 @@ func (s *Server) allowedNode(own string, a attributes) (bool, string) {
 	read := slices.Contains([]string{"get", "list", "watch"}, a.verb)
 	switch {
 	case a.group == "" && a.resource == nodes.resource:
-		if !read || a.sub != "" {
+		if patch := a.verb == "patch" && !s.auth.patchForbidden; !read && !patch || a.sub != "" {
 			return false, ""
 		}
 		if a.name == "" {
 			return false, fmt.Sprintf("node '%s' cannot read all nodes, only its own Node object", own)
 		}
 		if a.name != own {
-			return false, fmt.Sprintf("node '%s' cannot read '%s', only its own Node object", own, a.name)
+			return false, fmt.Sprintf("node '%s' cannot %s '%s', only its own Node object", own, a.verb, a.name)
 		}
 		return true, ""
 	case a.group == leases.group && a.resource == leases.resource:

@@ -4,10 +4,13 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
+	"net/http"
 	"time"
 
 	coordinationv1 "k8s.io/api/coordination/v1"
 	corev1 "k8s.io/api/core/v1"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 )
 
@@ -49,6 +52,44 @@ func (s *Server) SetNodeReady(name string, ready bool, message string) bool {
 			s.setReady(node, corev1.ConditionFalse, "KubeletNotReady", message)
 		}
 	})
+}
+
+// patchNode is a node's JSON merge patch of its own annotations. Whatever else such
+// a patch may change on a real server has no place in these tests: refused.
+func (c *call) patchNode() {
+	if media := c.r.Header.Get("Content-Type"); media != "application/merge-patch+json" {
+		c.fail(genericStatus(http.StatusUnsupportedMediaType, metav1.StatusReasonUnsupportedMediaType, "the body of the request was in an unknown format: "+media))
+		return
+	}
+	var patch struct {
+		Metadata struct {
+			Annotations map[string]*string `json:"annotations"`
+		} `json:"metadata"`
+	}
+	decoder := json.NewDecoder(io.LimitReader(c.r.Body, maxBody))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&patch); err != nil {
+		c.fail(apierrors.NewBadRequest("the patch is not one of annotations: " + err.Error()))
+		return
+	}
+	c.s.mu.Lock()
+	found := mutate(c.s, nodes, "", c.attrs.name, func(node *corev1.Node) {
+		if node.Annotations == nil {
+			node.Annotations = map[string]string{}
+		}
+		for key, value := range patch.Metadata.Annotations {
+			if delete(node.Annotations, key); value != nil {
+				node.Annotations[key] = *value
+			}
+		}
+	})
+	raw := c.s.store.get(nodes, "", c.attrs.name)
+	c.s.mu.Unlock()
+	if !found {
+		c.fail(apierrors.NewNotFound(nodes.gr(), c.attrs.name))
+		return
+	}
+	c.body(http.StatusOK, "application/json", raw)
 }
 
 // MutateNode changes a Node in any way; false when there is none. change must

@@ -138,6 +138,8 @@ func (c *call) route() {
 			c.watch(k)
 		case a.verb == "create" && k == csrs:
 			c.createCSR()
+		case a.verb == "patch" && k == nodes:
+			c.patchNode()
 		default:
 			c.fail(apierrors.NewMethodNotSupported(k.gr(), a.verb))
 		}
