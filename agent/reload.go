@@ -80,6 +80,7 @@ func (a *Agent) takeReload() {
 		a.memory.nextAPICheck = time.Time{} // the file may show another CA
 	}
 	a.memory.annotateRefused = false
+	a.exports.next = time.Time{} // whoever held the port may have gone
 	a.memory.admitted = 0
 	a.awaited = nil // another endpoint may be named now
 	a.reexamine()

@@ -36,17 +36,22 @@ func handObjects(ctx context.Context, c *Cluster) error {
 // in the folder of the manifests and with the real kubectl, and returns what they
 // print.
 func (c *Cluster) RunDocumented(ctx context.Context, step string) (string, error) {
+	return c.RunPage(ctx, "docs/cluster.md", step)
+}
+
+// RunPage is RunDocumented for another page.
+func (c *Cluster) RunPage(ctx context.Context, name, step string) (string, error) {
 	root, err := moduleFolder(ctx)
 	if err != nil {
 		return "", err
 	}
-	page, err := os.ReadFile(filepath.Join(root, "docs/cluster.md"))
+	page, err := os.ReadFile(filepath.Join(root, name))
 	if err != nil {
 		return "", err
 	}
 	script, err := documented(string(page), step)
 	if err != nil {
-		return "", fmt.Errorf("docs/cluster.md: %w", err)
+		return "", fmt.Errorf("%s: %w", name, err)
 	}
 	cmd := exec.CommandContext(ctx, "bash", "-eu")
 	cmd.Dir = filepath.Join(root, "packaging/cluster")
@@ -58,7 +63,7 @@ func (c *Cluster) RunDocumented(ctx context.Context, step string) (string, error
 	var stdout, stderr strings.Builder
 	cmd.Stdout, cmd.Stderr = &stdout, &stderr
 	if err := cmd.Run(); err != nil {
-		return "", fmt.Errorf("docs/cluster.md, %s: %w: %s", step, err, tail([]byte(stderr.String()), 8))
+		return "", fmt.Errorf("%s, %s: %w: %s", name, step, err, tail([]byte(stderr.String()), 8))
 	}
 	return strings.TrimSpace(stdout.String()), nil
 }
