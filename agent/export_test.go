@@ -1,7 +1,6 @@
 package agent
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -243,7 +242,7 @@ func TestRestartsOfTheKubeletAreCountedByCause(t *testing.T) {
 			})
 		}},
 		{"somebody restarted it", causeElsewhere, func(r *rig) {
-			if _, err := r.units.Restart(context.Background(), UnitName); err != nil {
+			if _, err := r.units.Restart(r.t.Context(), UnitName); err != nil {
 				r.t.Error(err)
 			}
 			r.units.Change(func(*systemd.Unit) {}) // a tick

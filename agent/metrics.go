@@ -38,7 +38,7 @@ func (f facts) page() []byte {
 	s := f.status
 	p.Family("bootstrap_agent_build_info", metrics.Gauge, "The agent's version.")
 	p.Sample(1, "version", s.Version)
-	p.Family("bootstrap_agent_heartbeat_seconds", metrics.Gauge, "Unix time of the agent's last sign of life, renewed at least every 15 to 20 minutes.")
+	p.Family("bootstrap_agent_heartbeat_seconds", metrics.Gauge, "Unix time of the agent's last sign of life, renewed at least every 25 minutes.")
 	p.Sample(inUnix(f.heartbeat))
 	p.Family("bootstrap_agent_joined", metrics.Gauge, "1 if this machine is a node: the kubelet is healthy and has been seen in the API.")
 	p.Flag(s.Phase == Joined)

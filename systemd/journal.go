@@ -73,7 +73,7 @@ func (f *PlainFormatter) Format(e *logrus.Entry) ([]byte, error) {
 	if e.Data[ObjectUnit] == nil && e.Data[MessageID] == nil {
 		return f.Next.Format(e)
 	}
-	plain := *e //nolint:govet // a copy of the entry that is only formatted
+	plain := *e
 	plain.Data = maps.Clone(e.Data)
 	delete(plain.Data, ObjectUnit)
 	delete(plain.Data, MessageID)
