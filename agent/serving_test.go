@@ -136,6 +136,8 @@ func TestWhatWaitsForAPersonCostsOneRequestInFiveMinutesAtMost(t *testing.T) {
 	if n, _ := noteOf(s, fault.RenewalNotAutomatic); !strings.Contains(n.Hint, "kubectl create clusterrolebinding bootstrap-agent:approve-renewals --clusterrole=system:certificates.k8s.io:certificatesigningrequests:selfnodeclient --group=system:nodes") {
 		t.Errorf("the remedy: %s", n.Hint)
 	}
+	// The look that has found both ends with writing them to the Node.
+	awaitTrue(t, "both notes on the Node", func() bool { return r.ours()["reason"] == "RenewalNotAutomatic,ServingCertificatePending" })
 	began, before := r.deps.Clock.Now(), len(r.api.Requests())
 	const hour = 60 * time.Minute
 	r.await("an hour", func(Status) bool { return r.deps.Clock.Now().Sub(began) > hour })
