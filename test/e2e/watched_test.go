@@ -20,7 +20,6 @@ import (
 )
 
 const (
-	catalogPath = "/usr/lib/systemd/catalog/bootstrap-agent.catalog"
 	metricsPath = "/run/bootstrap-agent/metrics.prom"
 	metricsPort = "127.0.0.1:9464"
 )
@@ -62,12 +61,6 @@ func TestAMachineCanBeWatchedWithOrdinaryTools(t *testing.T) {
 	}
 	m := readyMachine(t, ctx, c, machine.Options{Name: "watched", Binds: []string{folder + ":/opt/prometheus"}}, token)
 	appendConfig(t, ctx, m, "metricsAddress: \""+metricsPort+"\"\n")
-	if _, err := m.ReadFile(ctx, catalogPath); err != nil {
-		catalog := mustRun(t, ctx, m, "bootstrap-agent", "generate", "catalog")
-		if err := m.WriteFile(ctx, catalogPath, catalog, 0o644); err != nil {
-			t.Fatal(err)
-		}
-	}
 	t.Run("a port that is taken is a note", func(t *testing.T) { portIsTaken(t, ctx, m) })
 	s := awaitStatus(t, ctx, m, "a request that waits", 30*time.Second, hasReason(fault.CSRPending))
 	t.Run("journalctl -x explains a request that waits", func(t *testing.T) { catalogExplains(t, ctx, m, s) })
