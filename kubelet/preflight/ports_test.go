@@ -4,6 +4,7 @@ import (
 	"net"
 	"net/netip"
 	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -127,6 +128,7 @@ func FuzzListeners(f *testing.F) {
 
 func FuzzSwaps(f *testing.F) {
 	f.Add([]byte(swapHead))
+	f.Add([]byte(swapHead + "/" + strings.Repeat("_", 2400) + " file 1 0 -2\n"))
 	f.Add([]byte(swapHead + "/dev/sda2 partition 1 0 -2\n/swap\\040file file 1 0 -3\n"))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		for _, area := range parseSwaps(data) {

@@ -48,11 +48,14 @@ func parseSwaps(data []byte) []string {
 	return areas
 }
 
-// plain shows a name from the kernel as it is, and quoted where it holds
-// anything that a terminal or a log should not see.
+// plainAtMost is as long as a name may be to be shown as it is.
+const plainAtMost = 256
+
+// plain shows a name from the kernel as it is, and quoted (then it is cut, too)
+// where it is long or holds anything that a terminal or a log should not see.
 func plain(s string) string {
 	const harmless = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789/._:@+-"
-	if s != "" && strings.Trim(s, harmless) == "" {
+	if s != "" && len(s) <= plainAtMost && strings.Trim(s, harmless) == "" {
 		return s
 	}
 	return fault.Quote(s)
