@@ -288,7 +288,10 @@ func rejoin(r *rig) {
 }
 
 // allCrashes is for `make crash`; else a part of them, another one each time.
-var allCrashes = flag.Bool("crash.all", false, "every combination of step, file and damage")
+var (
+	allCrashes = flag.Bool("crash.all", false, "every combination of step, file and damage")
+	crashSeed  = flag.Uint64("crash.seed", 0, "which part of the combinations; 0: any")
+)
 
 const (
 	crashShare = 32 // one of so many combinations
@@ -303,15 +306,22 @@ const (
 // the record of what is ours, and one whose record is of a time before the agent
 // stopped its kubelet.
 func TestCrashAnywhereThenAnyFileDamaged(t *testing.T) {
-	seed := rand.Uint64()
-	t.Logf("seed %d", seed)
+	seed := *crashSeed
+	if seed == 0 {
+		seed = rand.Uint64()
+	}
+	t.Logf("again with: go test ./agent -run TestCrashAnywhere -args -crash.seed=%d", seed)
 	random := rand.New(rand.NewPCG(seed, 0))
 	var cases atomic.Int32
-	for story, begin := range map[string]func(*rig){"first join": firstJoin, "re-join": rejoin} {
+	for _, story := range []struct {
+		name  string
+		begin func(*rig)
+	}{{"first join", firstJoin}, {"re-join", rejoin}} {
+		begin := story.begin
 		r := newRig(t, testapi.Options{Quiet: true})
 		begin(r)
 		points := r.crashAt(0)
-		t.Run(story, func(t *testing.T) {
+		t.Run(story.name, func(t *testing.T) {
 			for at := 1; at <= len(points); at++ {
 				var chosen []func(*testing.T)
 				for _, damage := range []string{"none", "truncated", "empty", "garbage", "missing", "stale"} {
@@ -377,14 +387,17 @@ func crashCase(t *testing.T, begin func(*rig), at int, damage string, file int) 
 	r.statuses = nil // of earlier runs
 	r.mu.Unlock()
 	_, stop := r.start()
+	held := func(s Status) bool {
+		return strings.HasSuffix(what, "manifest.json") && slices.ContainsFunc(s.Notes, func(n Note) bool { return n.Reason == fault.KubeletStopped })
+	}
 	s, ok := r.within(20*time.Second, func(s Status) bool {
 		row, _ := fault.Lookup(s.Reason)
-		return s.Phase == Joined || s.Phase == Blocked || row.Class == fault.Blocked || s.Reason != "" && s.Attempt >= 3
+		return held(s) || s.Phase == Joined || s.Phase == Blocked || row.Class == fault.Blocked || s.Reason != "" && s.Attempt >= 3
 	})
 	if err := stop(); err != nil {
 		t.Errorf("%s: %v", name, err)
 	}
-	if !ok && strings.HasSuffix(what, "manifest.json") && slices.ContainsFunc(s.Notes, func(n Note) bool { return n.Reason == fault.KubeletStopped }) {
+	if held(s) {
 		return true // that the agent stopped the kubelet is on record nowhere else: so a person did
 	}
 	if !ok {

@@ -15,6 +15,7 @@ import (
 	"sigs.k8s.io/yaml"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 )
 
 const (
@@ -389,7 +390,9 @@ func compareJoin(t *testing.T, file joinFile, want theirs) {
 	var extra []string
 	for _, a := range want.NodeRegistration.KubeletExtraArgs {
 		args[strings.ReplaceAll(a.Name, "_", "-")] = a.Value
-		if entry := "--" + a.Name + "=" + a.Value; slices.Contains(list("kubelet.extraArgs"), entry) {
+		entry := "--" + a.Name + "=" + a.Value
+		// What has a key of its own goes there, all else is passed on.
+		if kubelet.KeyFor(entry) == "kubelet.extraArgs" || slices.Contains(list("kubelet.extraArgs"), entry) {
 			extra = append(extra, entry)
 		}
 	}

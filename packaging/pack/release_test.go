@@ -73,7 +73,7 @@ func TestAReleaseCanBeVerifiedAndATamperedOneCannot(t *testing.T) {
 	verify := func() (string, error) {
 		cmd := exec.CommandContext(t.Context(), "sh", "-ec", documented(t, "verify"))
 		cmd.Dir = release
-		cmd.Env = append(os.Environ(), "GNUPGHOME="+home)
+		cmd.Env = append(os.Environ(), "GNUPGHOME="+home, "LC_ALL=C")
 		out, err := cmd.CombinedOutput()
 		return string(out), err
 	}

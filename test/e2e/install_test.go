@@ -141,6 +141,12 @@ func TestEveryWayToInstallInTheDocsWorksAsItIsWritten(t *testing.T) {
 	if out, err := m.RunScript(ctx, `for i in $(seq 100); do systemctl is-active --quiet bootstrap-agent && exit 0; sleep 0.1; done; systemctl status --no-pager bootstrap-agent; exit 1`); err != nil {
 		t.Errorf("the unit that watches for the configuration did not start the agent: %v\n%s", err, out)
 	}
+	// An upgrade starts nothing that a person stopped, and enables nothing.
+	mustRun(t, ctx, m, "systemctl", "disable", "--now", "--quiet", "bootstrap-agent.path", "bootstrap-agent.service")
+	run("tar upgrade")
+	if s := strings.TrimSpace(mustRun(t, ctx, m, "sh", "-c", "systemctl is-active bootstrap-agent.service; systemctl is-enabled bootstrap-agent.service; true")); s != "inactive\ndisabled" {
+		t.Errorf("after an upgrade: %s", s)
+	}
 	run("tar removed")
 	wantGone(t, ctx, m, "tar")
 

@@ -165,14 +165,30 @@ func wrongFormHangs(t *testing.T, ctx context.Context, m *machine.Machine) {
 	if err := m.Reboot(ctx); err != nil {
 		t.Fatal(err)
 	}
-	pause(t, ctx, 3*time.Second) // a boot without it takes half of that
+	// The boot comes as far as it can; what is then left waits for each other.
+	waiting := []string{waitUnit, "wrong.service", "multi-user.target", "last-stage.service"}
+	eventually(t, ctx, "nothing but what waits", func(ctx context.Context) error {
+		jobs, err := m.Output(ctx, "systemctl", "list-jobs", "--no-legend", "--no-pager")
+		if err != nil {
+			return err
+		}
+		for line := range strings.Lines(jobs) {
+			// Targets above multi-user.target, and what tells that the boot is over, wait with it.
+			f := strings.Fields(line)
+			if len(f) > 3 && f[3] == "running" && f[1] != waitUnit {
+				return fmt.Errorf("%s is still being started", f[1])
+			}
+		}
+		return holds(jobs, nil)(waiting...)
+	})
+	pause(t, ctx, time.Second) // and nothing of it goes on
 	state, err := m.Run(ctx, "systemctl", "is-system-running")
 	if err != nil || strings.TrimSpace(state.Stdout) != "starting" {
 		t.Errorf("%v, %+v", err, state)
 	}
 	jobs := mustRun(t, ctx, m, "systemctl", "list-jobs", "--no-legend")
 	t.Logf("\n%s", jobs)
-	for _, part := range []string{waitUnit, "wrong.service", "multi-user.target", "last-stage.service"} {
+	for _, part := range waiting {
 		if !strings.Contains(jobs, part) {
 			t.Errorf("%s does not wait", part)
 		}

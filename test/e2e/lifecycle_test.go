@@ -163,6 +163,9 @@ func (l *life) slowConfigAppears(t *testing.T, ctx context.Context) {
 	mustRun(t, ctx, l.m, "systemctl", "stop", agentUnit)
 	mustRun(t, ctx, l.m, "rm", configPath)
 	mustRun(t, ctx, l.m, "systemctl", "start", pathUnit)
+	if err := l.v.publish(); err != nil { // or the build would slow the writer down
+		t.Fatal(err)
+	}
 	cursor := cursorOf(t, ctx, l.m)
 	result, err := l.m.RunInput(ctx, []byte(l.good.config()), "bash", "-ec",
 		"umask 077; { head --bytes=50; sleep 0.1; head --bytes=20; sleep 0.1; cat; } > "+configPath)

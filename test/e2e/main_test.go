@@ -56,6 +56,10 @@ func run(m *testing.M) (err error) {
 		return err
 	}
 	kubelet = bin + "/kubelet"
+	// Fetched here, where no scenario's deadline runs.
+	if _, err := machine.Prometheus(building, logf); err != nil {
+		return err
+	}
 	if lab, err = machine.Open(building, logf); err != nil {
 		return err
 	}

@@ -133,14 +133,16 @@ func catalogExplains(t *testing.T, ctx context.Context, m *machine.Machine, s ag
 // metricsAreClean: promtool has nothing to say of file and port, which agree.
 func metricsAreClean(t *testing.T, ctx context.Context, m *machine.Machine) string {
 	t.Helper()
-	file, err := m.ReadFile(ctx, metricsPath)
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := mustRun(t, ctx, m, "curl", "--silent", "--show-error", "--fail", "http://"+metricsPort+"/metrics")
-	if file != port {
-		t.Errorf("the file says\n%s\nthe port\n%s", file, port)
-	}
+	var file, port string
+	eventually(t, ctx, "file and port that agree", func(ctx context.Context) (err error) {
+		if port, err = m.Output(ctx, "curl", "--silent", "--show-error", "--fail", "http://"+metricsPort+"/metrics"); err != nil {
+			return err
+		}
+		if file, err = m.ReadFile(ctx, metricsPath); err == nil && file != port {
+			err = fmt.Errorf("the file says\n%s\nthe port\n%s", file, port) // one is newer by a moment
+		}
+		return err
+	})
 	for _, text := range []string{file, port} {
 		promtool(t, ctx, text, "check", "metrics")
 	}
