@@ -144,7 +144,6 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 	var unit systemd.Unit
 	err := a.stepped(StepStart, func() (_ string, err error) {
 		if o.Unit.Older {
-			a.did(fault.EventKubeletRestarted).Info("kubelet restarts: its inputs changed")
 			unit, err = a.deps.Units.Restart(ctx, UnitName)
 			return "restarted", err
 		}
@@ -160,7 +159,9 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 	if err != nil {
 		return a.kubeletFailed(ctx, err)
 	}
-	if !o.Unit.Older {
+	if o.Unit.Older {
+		a.did(fault.EventKubeletRestarted).Info("kubelet restarted: its inputs changed")
+	} else {
 		a.did(fault.EventKubeletStarted).Info("kubelet started")
 	}
 	return nil

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -15,6 +16,13 @@ import (
 // lock holds an flock on the state folder's lock file: the kernel releases it
 // when the process dies, however it dies.
 type lock struct{ file *os.File }
+
+// Whoever only looks whether the lock is held (lockHolder) holds it for a moment
+// himself; an agent that starts in that moment tries again.
+const (
+	lockTries = 5
+	lockPause = 20 * time.Millisecond
+)
 
 // acquire takes the lock or says who holds it (fault.Locked). The file is made
 // when missing and never removed, so that two processes never lock two files.
@@ -27,7 +35,15 @@ func acquire(paths Paths) (*lock, error) {
 	if err != nil {
 		return nil, fault.New(fault.WriteFailed, "cannot open lock file: %w", err)
 	}
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+	err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	for range lockTries {
+		if !errors.Is(err, syscall.EWOULDBLOCK) {
+			break
+		}
+		<-time.After(lockPause)
+		err = syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+	}
+	if err != nil {
 		by := ""
 		if pid := holderOf(f); pid > 0 {
 			by = fmt.Sprintf(" by process %d", pid)

@@ -3,6 +3,7 @@ package systemd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -158,7 +159,7 @@ func (m *Manager) LastLines(ctx context.Context, unit string, n int) ([]string, 
 	}
 	out, err := program(ctx, m.opts.Journalctl, "--boot", "--no-pager", "--quiet", "--output=cat",
 		"--lines="+strconv.Itoa(n), "_SYSTEMD_UNIT="+unit, "+", "_PID=1", "UNIT="+unit)
-	if err != nil {
+	if err != nil && !errors.Is(err, errLong) {
 		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)
 	}
 	var lines []string

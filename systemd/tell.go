@@ -3,9 +3,11 @@ package systemd
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os/exec"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -47,11 +49,17 @@ func (m *Manager) Show(ctx context.Context, unit string, properties ...string) (
 	return text, nil
 }
 
+// errLong: more was printed than is kept.
+var errLong = errors.New("it is long")
+
 // program runs one of systemd's programs and returns what it printed, of very much
 // the end.
 func program(ctx context.Context, name string, args ...string) (string, error) {
-	ctx, cancel := context.WithTimeout(ctx, journalTimeout)
-	defer cancel()
+	if _, bounded := ctx.Deadline(); !bounded {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, journalTimeout)
+		defer cancel()
+	}
 	var out, errOut limited
 	cmd := exec.CommandContext(ctx, name, args...)                                                 //nolint:gosec // no shell; a unit's name is checked
 	cmd.Env = []string{"LC_ALL=C.UTF-8", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "SYSTEMD_COLORS=0"} // not ours: it may hold NOTIFY_SOCKET
@@ -66,18 +74,28 @@ func program(ctx context.Context, name string, args ...string) (string, error) {
 		}
 		return out.text.String(), err
 	}
+	if out.cut {
+		// The first line may have lost its beginning, by which a secret is told.
+		_, whole, _ := strings.Cut(out.text.String(), "\n")
+		return whole, fmt.Errorf("%w: only the last %d KiB are here", errLong, len(whole)>>10)
+	}
 	return out.text.String(), nil
 }
 
 // limited keeps the last maxOutput bytes written to it, or somewhat fewer.
 // (The buffer is not embedded: its ReadFrom would take everything.)
-type limited struct{ text bytes.Buffer }
+type limited struct {
+	text bytes.Buffer
+	cut  bool // there was more before
+}
 
 // Write implements io.Writer.
 func (l *limited) Write(p []byte) (int, error) {
 	n := len(p)
 	p = p[max(0, n-maxOutput/2):]
+	l.cut = l.cut || len(p) < n
 	if over := l.text.Len() + len(p) - maxOutput; over > 0 {
+		l.cut = true
 		l.text.Next(max(over, min(l.text.Len(), maxOutput/2)))
 	}
 	l.text.Write(p)

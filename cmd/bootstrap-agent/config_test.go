@@ -51,7 +51,10 @@ func TestConfigFileIsRefused(t *testing.T) {
 		{"metrics on every address of IPv6 are refused", goodConfig + "metricsAddress: \"[::]:9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
 		{"metrics on every address in another spelling are refused", goodConfig + "metricsAddress: \"[::ffff:0.0.0.0]:9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
 		{"metrics on a port alone are refused", goodConfig + "metricsAddress: \":9464\"\n", []string{":3: metricsAddress: must name one address of this machine"}},
-		{"metrics on port 0 are refused", goodConfig + "metricsAddress: \"127.0.0.1:0\"\n", []string{":3: metricsAddress: must have a port from 1 to 65535"}},
+		{"metrics on port 0 are refused", goodConfig + "metricsAddress: \"127.0.0.1:0\"\n", []string{":3: metricsAddress: must have a port from 1024 to 65535"}},
+		{"metrics on a port that needs a capability are refused", goodConfig + "metricsAddress: \"127.0.0.1:1023\"\n", []string{":3: metricsAddress: must have a port from 1024 to 65535"}},
+		{"metrics on the kubelet's port for its health are refused", goodConfig + "metricsAddress: \"127.0.0.1:10248\"\n", []string{":3: metricsAddress: must not have a port of the kubelet's"}},
+		{"metrics on the kubelet's port are refused", goodConfig + "metricsAddress: \"10.0.0.7:10250\"\n", []string{":3: metricsAddress: must not have a port of the kubelet's"}},
 		{"metrics on port 65536 are refused", goodConfig + "metricsAddress: \"127.0.0.1:65536\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
 		{"a bare IPv6 address for metrics is refused", goodConfig + "metricsAddress: \"::1:9464x\"\n", []string{":3: metricsAddress: must be an IP address and a port"}},
 		{"an address with a zone is refused", goodConfig + "metricsAddress: \"[fe80::1%eth0]:9464\"\n", []string{":3: metricsAddress: must be an address without a zone"}},
@@ -258,7 +261,7 @@ func TestFlagsBeatVariablesBeatFileBeatDefaults(t *testing.T) {
 
 func TestAnAddressForMetricsIsTakenFromEverySource(t *testing.T) {
 	for text, want := range map[string]string{
-		"127.0.0.1:9464": "127.0.0.1:9464", "[::1]:1": "[::1]:1", "[::ffff:10.0.0.17]:65535": "10.0.0.17:65535", "192.0.2.7:80": "192.0.2.7:80",
+		"127.0.0.1:9464": "127.0.0.1:9464", "[::1]:1024": "[::1]:1024", "[::ffff:10.0.0.17]:65535": "10.0.0.17:65535", "192.0.2.7:10249": "192.0.2.7:10249",
 	} {
 		t.Run(text, func(t *testing.T) {
 			for source, d := range map[string]*door{"file": newDoor(t), "variable": newDoor(t), "flag": newDoor(t)} {

@@ -107,7 +107,7 @@ func (l *loader) fromJoinFile(file joinFile, problems []problem) ([]byte, *loade
 		problems = append(problems, p)
 	}
 	if len(problems) > 0 {
-		hint := "Nothing was written. Every field of the file, and what becomes of it: docs/operations.md, \"From a JoinConfiguration\"."
+		hint := "Nothing was written. Every field of the file, and what becomes of it: https://github.com/bootstrap-agent/bootstrap-agent/blob/main/docs/operations.md#from-a-joinconfiguration"
 		if j.hint != "" && len(problems) == 1 {
 			hint = j.hint
 		}

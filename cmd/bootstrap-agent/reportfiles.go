@@ -142,7 +142,7 @@ var (
 	// environment files.
 	secretLine     = regexp.MustCompile(`(?m)\b(?:token|password|client-key-data)["']?\s*:\s*["']?([^\s"',}]+)`)
 	secretVariable = regexp.MustCompile(`(?im)^\s*\w*(?:token|passw|secret|key|credential)\w*=["']?([^\s"']+)`)
-	userinfo       = regexp.MustCompile(`://[^:/@\s"']*:([^@/\s"']+)@`)
+	userinfo       = regexp.MustCompile(`://[^:/@\s"]*:([^\s"]+)@`)
 )
 
 // secrets reads the secrets that this machine is known to have, so that they are

@@ -349,8 +349,10 @@ func (j *judge) metricsAddress(s setting) {
 		wrong = "must be an address without a zone (%)"
 	case addr.IsMulticast() || addr == netip.AddrFrom4([4]byte{255, 255, 255, 255}):
 		wrong = "must be an address of this machine, not one of a group"
-	case at.Port() == 0:
-		wrong = "must have a port from 1 to 65535: nobody would know which one was taken"
+	case at.Port() < 1024:
+		wrong = "must have a port from 1024 to 65535: the agent has no capability to take a lower one"
+	case at.Port() == 10248 || at.Port() == 10250:
+		wrong = "must not have a port of the kubelet's (10248, 10250)"
 	}
 	if wrong != "" {
 		j.fault(s, "%s", wrong)

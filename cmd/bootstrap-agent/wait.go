@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"slices"
 	"time"
@@ -68,8 +69,18 @@ func (a *app) wait(ctx context.Context, l *loader, target string) error {
 	question := nodeQuestion{app: a, loader: l}
 	for {
 		s, running, err := a.currentStatus(ctx, l)
-		if err != nil {
-			return err
+		if errors.Is(err, fs.ErrPermission) {
+			return err // that does not change
+		}
+		if err != nil && ctx.Err() == nil {
+			// A bus that is not there yet, say: a unit that waits must not fail for it.
+			if line := view.Clean(err.Error()); line != told {
+				a.say("%s", line)
+				told = line
+			}
+			if a.nextChange(ctx, changes, false, pollEvery) {
+				continue
+			}
 		}
 		if target == "ready" {
 			err = question.refresh(ctx, &s, running)

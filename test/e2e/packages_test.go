@@ -61,7 +61,8 @@ func packageVersions(t *testing.T, ctx context.Context) *versions {
 		}
 		v.mu.Lock()
 		defer v.mu.Unlock()
-		out, err := tryOnHost(ctx, []string{"GNUPGHOME=" + home, "REPO_KEY=throwaway@example.com", "REPO_URL=" + url}, "sh", "-ec",
+		out, err := tryOnHost(ctx, []string{"GNUPGHOME=" + home, "REPO_KEY=throwaway@example.com", "REPO_URL=" + url,
+			"SOURCE_DATE_EPOCH=" + strconv.FormatInt(time.Now().Unix(), 10)}, "sh", "-ec",
 			`cp "$1"/dist/*.deb "$1"/dist/*.rpm "$2"; exec ../../internal/tools/repo.sh "$2" "$3"`, "sh", tree, folder, v.repo.Dir)
 		if err != nil {
 			return fmt.Errorf("cannot publish the newer version: %w\n%s", err, out)

@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -105,7 +106,7 @@ func (r *readme) onHost(t *testing.T, ctx context.Context, script string) string
 	t.Helper()
 	cmd := exec.CommandContext(ctx, "bash", "-eu", "-o", "pipefail", "-c", script)
 	cmd.Dir = "../.."
-	cmd.Env = append(os.Environ(), "KUBECONFIG="+r.c.AdminKubeconfig(), "PATH="+r.c.Bin+":"+os.Getenv("PATH"), "MAKEFLAGS=", "NO_PROXY="+r.c.Address)
+	cmd.Env = append(slices.DeleteFunc(os.Environ(), func(v string) bool { return strings.HasPrefix(v, "BOOTSTRAP_AGENT_") }), "KUBECONFIG="+r.c.AdminKubeconfig(), "PATH="+r.c.Bin+":"+os.Getenv("PATH"), "MAKEFLAGS=", "NO_PROXY="+r.c.Address)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, out)
@@ -146,6 +147,15 @@ func (r *readme) join(t *testing.T, ctx context.Context, block string) {
 	}
 }
 
+// handedOut is one as clusters hand it out.
+const handedOut = `apiVersion: v1
+kind: Config
+clusters: [{name: c, cluster: {server: "SERVER", certificate-authority: ca.crt}}]
+users: [{name: u, user: {token: TOKEN}}]
+contexts: [{name: x, context: {cluster: c, user: u}}]
+current-context: x
+`
+
 // byHand writes the file that the block shows and runs the command under it.
 func (r *readme) byHand(t *testing.T, ctx context.Context, block string) {
 	config, command, ok := strings.Cut(block, "\n# the token\n")
@@ -164,7 +174,11 @@ func (r *readme) byHand(t *testing.T, ctx context.Context, block string) {
 }
 
 func (r *readme) discoveryFile(t *testing.T, ctx context.Context, block string) {
-	mustRun(t, ctx, r.hand, "cp", "/var/lib/kubelet/kubeconfig", "/etc/bootstrap-agent/cluster.kubeconfig")
+	kubeconfig := strings.ReplaceAll(handedOut, "SERVER", "https://"+r.c.Endpoint())
+	if err := r.hand.WriteFile(ctx, "/etc/bootstrap-agent/cluster.kubeconfig", strings.ReplaceAll(kubeconfig, "TOKEN", r.token.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, ctx, r.hand, "cp", "/var/lib/kubelet/pki/ca.crt", "/etc/bootstrap-agent/ca.crt")
 	if err := r.hand.WriteFile(ctx, "/srv/config.yaml", block, 0o600); err != nil {
 		t.Fatal(err)
 	}

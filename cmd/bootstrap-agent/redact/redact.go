@@ -84,15 +84,15 @@ var shapes = []struct {
 }{
 	// A key that is cut off takes the rest of the text along.
 	{regexp.MustCompile(`(?s)-----BEGIN [A-Z0-9 ]*PRIVATE KEY-----.*?(?:-----END [A-Z0-9 ]*PRIVATE KEY-----|\z)`), "<redacted private key>"},
-	{regexp.MustCompile(`LS0tLS1CRUdJTi[A-Za-z0-9+/=_-]+`), Mark}, // "-----BEGIN" in base64, as in client-key-data
-	{regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^/\s@"']+@`), "${1}" + Mark + "@"},
+	{regexp.MustCompile(`LS0tLS1CRUdJTi[A-Za-z0-9+/=_-]+`), Mark},                   // "-----BEGIN" in base64, as in client-key-data
+	{regexp.MustCompile(`(?i)([a-z][a-z0-9+.-]*://)[^\s"]*@`), "${1}" + Mark + "@"}, // up to the last @: a password may hold one
 	{regexp.MustCompile(`(?i)(authorization["']?\s*[:=]\s*["']?)(?:(?:bearer|basic)\s+)?[^\s"']+`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)\b(bearer|basic)\s+[a-z0-9._~+/=-]{8,}`), "${1} " + Mark},
 	{regexp.MustCompile(`\beyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]*)?`), Mark},
 	{regexp.MustCompile(`(?i)\b([a-z0-9]{6})\.[a-z0-9]{16,}`), "${1}." + Mark},
 	{regexp.MustCompile(`(?i)(SetCredential(?:Encrypted)?=[^:\s]*:).*`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)(` + secretName + `["']?\s*=\s*)(?:"[^"\n]*"|'[^'\n]*'|[^\s"',;&]+)`), "${1}" + Mark},
-	{regexp.MustCompile(`(?i)(` + secretName + `["']?:\s*)(?:"[^"\n]+"|'[^'\n]+'|[^\s"',\x60]{8,})`), "${1}" + Mark},
+	{regexp.MustCompile(`(?i)(` + secretName + `["']?:\s*)(?:"[^"\n]+"|'[^'\n]+'|[^\s"',\x60]{4,})`), "${1}" + Mark},
 	{regexp.MustCompile(`(?i)(--[a-z0-9_-]*` + secretName + `\s+)[^\s-]\S*`), "${1}" + Mark},
 }
 
@@ -118,18 +118,38 @@ func (r *Redactor) Text(text string) string {
 // variables only.
 func Unit(text string) string {
 	var b strings.Builder
-	lines := strings.Split(strings.ReplaceAll(text, "\\\n", " "), "\n") // a line that goes on is one line
-	for _, line := range lines {
-		line = strings.TrimSpace(line)
-		if line == "" || line[0] == '#' || line[0] == ';' {
-			continue
-		}
+	for _, line := range unitLines(text) {
 		if name, value, ok := strings.Cut(line, "="); ok && strings.TrimSpace(name) == "Environment" {
 			line = "Environment=" + strings.Join(assigned(value), " ")
 		}
 		b.WriteString(line + "\n")
 	}
 	return b.String()
+}
+
+// unitLines joins the lines that go on, as systemd does: a comment between them
+// is left out and ends nothing (systemd.syntax(7)).
+func unitLines(text string) []string {
+	var lines []string
+	open := ""
+	for line := range strings.Lines(text) {
+		line = strings.TrimSpace(line)
+		if line != "" && (line[0] == '#' || line[0] == ';') {
+			continue
+		}
+		if before, goesOn := strings.CutSuffix(line, "\\"); goesOn {
+			open += before + " "
+			continue
+		}
+		if line = strings.TrimSpace(open + line); line != "" {
+			lines = append(lines, line)
+		}
+		open = ""
+	}
+	if open = strings.TrimSpace(open); open != "" {
+		lines = append(lines, open)
+	}
+	return lines
 }
 
 // Variables returns the names that an environment file sets, one a line.

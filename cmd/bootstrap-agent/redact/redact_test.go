@@ -75,9 +75,15 @@ func TestAKnownSecretIsTakenOutInEveryForm(t *testing.T) {
 
 func TestUnitsLoseCommentsAndValuesOfVariables(t *testing.T) {
 	got := Unit("# SECRET\n[Service]\n; SECRET\nEnvironment=\"A=SECRET x\" B=SECRET 'C=SECRET' \\\n  D=SECRET\nExecStart=/usr/bin/kubelet $A \\\n  --v=2\nEnvironmentFile=-/etc/default/kubelet\n")
-	want := "[Service]\nEnvironment=A=<redacted> B=<redacted> C=<redacted> D=<redacted>\nExecStart=/usr/bin/kubelet $A    --v=2\nEnvironmentFile=-/etc/default/kubelet\n"
+	want := "[Service]\nEnvironment=A=<redacted> B=<redacted> C=<redacted> D=<redacted>\nExecStart=/usr/bin/kubelet $A  --v=2\nEnvironmentFile=-/etc/default/kubelet\n"
 	if got != want {
 		t.Errorf("got  %q\nwant %q", got, want)
+	}
+	// A comment between the lines of one, and the ends of lines of another system.
+	for _, text := range []string{"Environment=A=b \\\n# note\nDB=SECRET\n", "Environment=A=b \\\r\n; note\r\n  DB=SECRET\r\n", "Environment=A=b \\\n DB=SECRET"} {
+		if got := Unit(text); got != "Environment=A=<redacted> DB=<redacted>\n" {
+			t.Errorf("%q becomes %q", text, got)
+		}
 	}
 	if got := Variables("# SECRET\nA=SECRET\nexport B=SECRET\n C = SECRET\nSECRET\n"); got != "A=<redacted>\nC=<redacted>\n" {
 		t.Errorf("%q", got)
