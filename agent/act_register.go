@@ -24,6 +24,7 @@ const (
 	registerAtMost  = 60 * time.Second
 	leaseFirst      = 50 * time.Millisecond
 	leaseMost       = 5 * time.Second
+	lookFrom        = 500 * time.Millisecond // pauses from here on: is the unit still there?
 	unauthorizedGap = time.Minute
 )
 
@@ -38,7 +39,11 @@ func (a *Agent) register(ctx context.Context, o Observation) error {
 			UnitName, a.status.Kubelet.ActiveState, a.status.Kubelet.SubState))
 	}
 	if !o.Healthy {
-		if err := a.stepped(StepHealth, func() (string, error) { return "", a.awaitHealth(ctx) }); err != nil {
+		err := a.stepped(StepHealth, func() (string, error) { return "", a.awaitHealth(ctx) })
+		if errors.Is(err, errKubeletGone) {
+			return nil
+		}
+		if err != nil {
 			return err
 		}
 	}
@@ -50,10 +55,25 @@ func (a *Agent) register(ctx context.Context, o Observation) error {
 	})
 	if err != nil {
 		a.closeNode()
+	}
+	if errors.Is(err, errKubeletGone) {
+		return nil
+	}
+	if err != nil {
 		return a.judgeUnauthorized(err)
 	}
 	a.memory.unauthorized = time.Time{}
 	return nil
+}
+
+// errKubeletGone ends a wait for something that only a kubelet that runs can do.
+// It is no fault: the loop looks at the unit and sees what has become of it.
+var errKubeletGone = errors.New("the kubelet does not run any more")
+
+// gone says whether the unit has ended while its kubelet was waited for.
+func (a *Agent) gone(ctx context.Context) bool {
+	unit, err := a.deps.Units.Unit(ctx, UnitName)
+	return err == nil && (unit.ActiveState == "inactive" || unit.ActiveState == "failed" || unit.ActiveState == "deactivating")
 }
 
 func (a *Agent) awaitHealth(ctx context.Context) error {
@@ -243,8 +263,8 @@ func (a *Agent) judgeUnauthorized(err error) error {
 	return &fault.Error{Reason: fault.NodeNotRegistered, Err: err, RetryAfter: unauthorizedGap}
 }
 
-// poll asks with growing pauses until ok, a hard error, the bound or the end of
-// ctx. A fault returned beside false is what the bound is reported as.
+// poll asks with growing pauses until ok, a hard error, the bound, the end of the
+// kubelet (errKubeletGone; not asked for in the first second) or the end of ctx. A fault returned beside false is what the bound is reported as.
 func (a *Agent) poll(ctx context.Context, pause, most, atMost time.Duration, ask func() (bool, error)) error {
 	until := a.deps.Clock.Now().Add(atMost)
 	for {
@@ -257,6 +277,9 @@ func (a *Agent) poll(ctx context.Context, pause, most, atMost time.Duration, ask
 		}
 		if fault.ReasonOf(err) == "" && err != nil || !a.deps.Clock.Now().Before(until) {
 			return err
+		}
+		if pause >= lookFrom && a.gone(ctx) {
+			return errKubeletGone
 		}
 		fire, stop := a.deps.Clock.After(pause)
 		select {

@@ -1,11 +1,14 @@
 package agent
 
 import (
+	"context"
+	"slices"
 	"testing"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 )
 
@@ -42,5 +45,39 @@ func TestARegistrationIsSeenWhateverBootIDTheKubeletSees(t *testing.T) {
 				t.Error(err)
 			}
 		})
+	}
+}
+
+// shortClock has no timer that is longer than a second: whoever waits for one
+// waits for ever.
+type shortClock struct{ *fastClock }
+
+func (c shortClock) After(d time.Duration) (<-chan time.Time, func()) {
+	if d > time.Second {
+		return nil, func() {}
+	}
+	return c.fastClock.After(d)
+}
+
+func TestAKubeletThatIsStoppedWhileItsHealthIsAwaitedIsToldOf(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.cfg.AfterJoin = AfterJoinHeal
+	r.deps.Clock = shortClock{r.deps.Clock.(*fastClock)}
+	asked := 0
+	r.deps.Health = func(context.Context, string) error {
+		if asked++; asked == 3 {
+			r.units.StopByHand()
+		}
+		return fault.New(fault.KubeletUnhealthy, "it is on its way")
+	}
+	_, stop := r.start()
+	s := r.await("the stop", func(s Status) bool {
+		return slices.ContainsFunc(s.Notes, func(n Note) bool { return n.Reason == fault.KubeletStopped })
+	})
+	if s.Phase != Registering || s.Reason != "" {
+		t.Errorf("%s: %s %s", s.Phase, s.Reason, s.Message)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
