@@ -10,6 +10,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/test/page"
 )
 
 // A cluster by hand is made as docs/cluster.md tells a person to make one: with
@@ -45,11 +47,11 @@ func (c *Cluster) RunPage(ctx context.Context, name, step string) (string, error
 	if err != nil {
 		return "", err
 	}
-	page, err := os.ReadFile(filepath.Join(root, name))
+	text, err := os.ReadFile(filepath.Join(root, name))
 	if err != nil {
 		return "", err
 	}
-	script, err := documented(string(page), step)
+	script, err := page.Commands(string(text), step)
 	if err != nil {
 		return "", fmt.Errorf("%s: %w", name, err)
 	}
@@ -79,25 +81,4 @@ func (c *Cluster) DocumentedToken(ctx context.Context) (Token, error) {
 		return Token{}, errors.New("docs/cluster.md: the step for a token prints none")
 	}
 	return Token{id, secret}, nil
-}
-
-// documented returns the block of commands behind the mark <!-- run: step -->:
-// its indented lines, up to the first that is not.
-func documented(page, step string) (string, error) {
-	_, after, found := strings.Cut(page, "<!-- run: "+step+" -->\n\n")
-	if !found {
-		return "", fmt.Errorf("no commands are marked with %q", step)
-	}
-	var script strings.Builder
-	for line := range strings.Lines(after) {
-		command, indented := strings.CutPrefix(line, "    ")
-		if !indented {
-			break
-		}
-		script.WriteString(command)
-	}
-	if script.Len() == 0 {
-		return "", fmt.Errorf("no commands stand behind the mark %q", step)
-	}
-	return script.String(), nil
 }

@@ -12,29 +12,22 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/test/machine"
+	"github.com/bootstrap-agent/bootstrap-agent/test/page"
 )
 
 // documentedInstall returns the commands of docs/install.md behind a mark, with the
 // place where this repository is hosted.
 func documentedInstall(t *testing.T, step, url string) string {
 	t.Helper()
-	page, err := os.ReadFile("../../docs/install.md")
+	text, err := os.ReadFile("../../docs/install.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, after, found := strings.Cut(string(page), "<!-- run: "+step+" -->\n\n")
-	var script strings.Builder
-	for line := range strings.Lines(after) {
-		command, indented := strings.CutPrefix(line, "    ")
-		if !indented {
-			break
-		}
-		script.WriteString(command)
+	script, err := page.Commands(string(text), step)
+	if err != nil {
+		t.Fatalf("docs/install.md: %v", err)
 	}
-	if !found || script.Len() == 0 {
-		t.Fatalf("docs/install.md has no commands behind the mark %q", step)
-	}
-	return "set -eu\ncd /srv\n" + strings.ReplaceAll(script.String(), "https://packages.example.com/bootstrap-agent", url)
+	return "set -eu\ncd /srv\n" + strings.ReplaceAll(script, "https://packages.example.com/bootstrap-agent", url)
 }
 
 // wantInstalled looks at what a distribution's own software has: enabled units that
