@@ -5,14 +5,11 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
@@ -233,56 +230,18 @@ func TestAStaticTokenThatIsRefusedIsToldByItsOwnRemedy(t *testing.T) {
 
 func TestABalancerThatComesUpLaterIsWaitedFor(t *testing.T) {
 	r, path := byFile(t, testapi.Options{Quiet: true}, "")
-	closed := closedPort(t)
-	mustWrite(t, path, bootstrapKubeconfig("https://"+closed, r.api.CA(), ""))
+	b := newBalancer(t)
+	mustWrite(t, path, bootstrapKubeconfig("https://"+b.addr, r.api.CA(), ""))
 	_, stop := r.start()
 	s := r.await("nobody there", reason(fault.EndpointUnreachable))
 	if s.Phase != Discovering || s.NextRetry == nil || !strings.Contains(s.Hint, "of this machine yet") {
 		t.Errorf("%s, hint %q", s.Phase, s.Hint)
 	}
-	forward(t, closed, r.api.Host())
+	b.open(r.api.Host())
 	r.await("the join", phase(Joined))
 	if err := stop(); err != nil {
 		t.Error(err)
 	}
-}
-
-// closedPort is an address of this machine where nobody listens.
-func closedPort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = l.Close() }()
-	return l.Addr().String()
-}
-
-// forward passes bytes from one address to another until the test ends.
-func forward(t *testing.T, from, to string) {
-	t.Helper()
-	l, err := net.Listen("tcp", from)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var running sync.WaitGroup
-	t.Cleanup(func() { _ = l.Close(); running.Wait() })
-	running.Go(func() {
-		for {
-			in, err := l.Accept()
-			if err != nil {
-				return
-			}
-			out, err := net.Dial("tcp", to)
-			if err != nil {
-				_ = in.Close()
-				continue
-			}
-			pipe := func(a, b net.Conn) { _, _ = io.Copy(a, b); _, _ = a.Close(), b.Close() }
-			running.Go(func() { pipe(in, out) })
-			running.Go(func() { pipe(out, in) })
-		}
-	})
 }
 
 // tokenLineAndRest is what sed takes out by the remedy.

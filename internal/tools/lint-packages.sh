@@ -52,29 +52,29 @@ for rpm in "${rpms[@]}"; do
 	fi
 done
 
-mkdir "$work/root"
-dpkg-deb --extract "${debs[0]}" "$work/root"
-gunzip "$work"/root/usr/share/man/man?/*.gz
-for page in "$work"/root/usr/share/man/man?/*; do
+mkdir "$work/unpacked"
+dpkg-deb --extract "${debs[0]}" "$work/unpacked"
+gunzip "$work"/unpacked/usr/share/man/man?/*.gz
+for page in "$work"/unpacked/usr/share/man/man?/*; do
 	say "mandoc $(basename "$page")" "$(mandoc -Tlint -W warning "$page" 2>&1 || true)"
 	say "groff $(basename "$page")" "$(MANROFFSEQ='' MANWIDTH=80 man --warnings --local-file --encoding=UTF-8 -Tutf8 -Z "$page" 2>&1 >/dev/null || true)"
 	# What apropos will find: a NAME section that cannot be read makes a page unfindable.
 	say "lexgrog $(basename "$page")" "$(lexgrog "$page" 2>&1 | grep -v ': "bootstrap-agent.* - ' || true)"
 done
 
-completion=$work/root/usr/share/bash-completion/completions/bootstrap-agent
+completion=$work/unpacked/usr/share/bash-completion/completions/bootstrap-agent
 say "bash" "$(bash -n "$completion" 2>&1 || true)"
 for shell in zsh fish; do
 	# Their scripts come from the same library; they are asked where they are installed.
-	if command -v $shell >/dev/null; then say "$shell" "$($shell -n "$work"/root/usr/share/$shell/*/*bootstrap-agent* 2>&1 || true)"; fi
+	if command -v $shell >/dev/null; then say "$shell" "$($shell -n "$work"/unpacked/usr/share/$shell/*/*bootstrap-agent* 2>&1 || true)"; fi
 done
 
 # The database must hold every entry of the file, and only warnings tell of a bad one.
-catalog=$work/root/usr/lib/systemd/catalog/bootstrap-agent.catalog
-mkdir -p "$work/root/var/lib/systemd/catalog"
-say "journalctl --update-catalog" "$(journalctl --root="$work/root" --update-catalog 2>&1 || true)"
+catalog=$work/unpacked/usr/lib/systemd/catalog/bootstrap-agent.catalog
+mkdir -p "$work/unpacked/var/lib/systemd/catalog"
+say "journalctl --update-catalog" "$(journalctl --root="$work/unpacked" --update-catalog 2>&1 || true)"
 want=$(grep -c '^-- [0-9a-f]' "$catalog")
-database=$work/root/var/lib/systemd/catalog/database
+database=$work/unpacked/var/lib/systemd/catalog/database
 if ! [ -s "$database" ] || [ "$(grep -ao 'Subject: ' "$database" | wc -l)" != "$want" ]; then
 	say "journal catalog" "the database does not hold the $want entries of the file"
 fi

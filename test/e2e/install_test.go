@@ -114,7 +114,7 @@ func TestEveryWayToInstallInTheDocsWorksAsItIsWritten(t *testing.T) {
 	}
 	run := func(step string) {
 		t.Helper()
-		script := "export DEBIAN_FRONTEND=noninteractive VERSION='" + version + "' ARCH=" + arch + " ROOT=/srv/root\n" + documentedInstall(t, step, r.URL)
+		script := "export DEBIAN_FRONTEND=noninteractive VERSION='" + version + "' ARCH=" + arch + " ROOT=/srv/image\n" + documentedInstall(t, step, r.URL)
 		if out, err := m.RunScript(ctx, script); err != nil {
 			t.Fatalf("%s: %v\n%s", step, err, out)
 		}
@@ -143,8 +143,8 @@ func TestEveryWayToInstallInTheDocsWorksAsItIsWritten(t *testing.T) {
 	run("tar removed")
 	wantGone(t, ctx, m, "tar")
 
-	mustRun(t, ctx, m, "mkdir", "-p", "/srv/root")
+	mustRun(t, ctx, m, "mkdir", "-p", "/srv/image")
 	run("image")
-	mustRun(t, ctx, m, "test", "-L", "/srv/root/etc/systemd/system/multi-user.target.wants/bootstrap-agent.service")
-	mustRun(t, ctx, m, "test", "-s", "/srv/root/var/lib/systemd/catalog/database")
+	mustRun(t, ctx, m, "test", "-L", "/srv/image/etc/systemd/system/multi-user.target.wants/bootstrap-agent.service")
+	mustRun(t, ctx, m, "test", "-s", "/srv/image/var/lib/systemd/catalog/database")
 }

@@ -247,7 +247,7 @@ func rightForm(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machine
 // for what must not.
 func checkReport(t *testing.T, ctx context.Context, m *machine.Machine, secrets []string, wanted ...string) {
 	t.Helper()
-	const path = "/root/report.md"
+	const path = "/srv/report.md"
 	mustRun(t, ctx, m, "rm", "-f", path)
 	began := time.Now()
 	result, err := m.Run(ctx, "bootstrap-agent", "report", "-o", path)

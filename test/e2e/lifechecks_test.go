@@ -146,7 +146,7 @@ func (l *life) starts(t *testing.T, ctx context.Context, cursor string) int {
 func (l *life) allFiles(t *testing.T, ctx context.Context) map[string]bool {
 	t.Helper()
 	const own = "/proc /sys /dev /tmp /var/tmp /var/log /var/cache /var/lib/apt /var/lib/dpkg /var/lib/rpm /var/lib/containerd /var/lib/systemd/timers " +
-		"/srv /run/systemd /run/log /run/udev /run/containerd /root/.rpmdb"
+		"/srv /run/systemd /run/log /run/udev /run/containerd /[^/]+/[.]rpmdb"
 	script := "find / -regextype posix-extended -regex '" + strings.ReplaceAll(own, " ", "|") + "' -prune -o -print; find /var/lib/dpkg/info /run/systemd/system -name '*bootstrap-agent*'"
 	paths := map[string]bool{}
 	for path := range strings.Lines(mustRun(t, ctx, l.m, "sh", "-c", script)) {
