@@ -9,6 +9,7 @@ import (
 	"github.com/sirupsen/logrus"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 )
@@ -236,7 +237,7 @@ func (a *Agent) writeFiles(o Observation, made rendered) error {
 	hashes := map[string]string{}
 	newInput := false
 	will := func(path string, data []byte, input bool) {
-		hashes[path] = hashOf(data)
+		hashes[path] = record.HashOf(data)
 		// The same bytes as before, only gone in between, are no new input.
 		newInput = newInput || input && a.manifest.Files[path] != hashes[path]
 	}
@@ -289,8 +290,8 @@ func (a *Agent) writeFiles(o Observation, made rendered) error {
 		a.manifest.Inputs = a.now()
 	}
 	a.manifest.Rewrite = false
-	if a.manifest.Started.isZero() {
+	if a.manifest.Started.IsZero() {
 		return nil // the kubelet's first start, which comes next, puts all of it on record
 	}
-	return a.manifest.write(a.cfg.Paths)
+	return a.manifest.Write(a.cfg.Paths)
 }

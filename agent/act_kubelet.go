@@ -11,6 +11,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -50,7 +51,7 @@ func (a *Agent) inspect(ctx context.Context) error {
 		return err
 	}
 	var faults []error
-	if unitErr != nil && a.manifest.Started.isZero() {
+	if unitErr != nil && a.manifest.Started.IsZero() {
 		faults = append(faults, unitErr)
 	}
 	if _, err := a.binary(); err != nil {
@@ -112,7 +113,7 @@ func (a *Agent) isOurs(path string) bool {
 	return ours
 }
 
-func readSmall(path string) ([]byte, error) { return atomicfile.Read(path, maxStateFile) }
+func readSmall(path string) ([]byte, error) { return atomicfile.Read(path, record.MaxFile) }
 
 // readAhead brings the kubelet's binary into the page cache while the network
 // is waited for: on a first boot it is most of the kubelet's start.
@@ -134,10 +135,10 @@ func (a *Agent) readAhead(ctx context.Context) {
 // restarts one that is older than its inputs.
 func (a *Agent) start(ctx context.Context, o Observation) error {
 	recorded := func() error { return nil }
-	if a.manifest.Started.isZero() || !o.Unit.Installed {
+	if a.manifest.Started.IsZero() || !o.Unit.Installed {
 		if err := a.stepped(StepUnit, func() (string, error) { return a.installUnit(ctx) }); err != nil {
 			// The files of this join are not on record yet, see writeFiles.
-			return errors.Join(err, a.manifest.write(a.cfg.Paths))
+			return errors.Join(err, a.manifest.Write(a.cfg.Paths))
 		}
 		recorded = a.recordStart()
 	} // else: the unit of a node is what it is; how it would look today is reported
@@ -171,7 +172,7 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 // no restart.
 func (a *Agent) causeOf(o Observation) string {
 	switch {
-	case !o.Unit.Active && a.manifest.Stopped.after(a.deps.Machine.BootID, a.memory.lastUnitStart):
+	case !o.Unit.Active && a.manifest.Stopped.After(a.deps.Machine.BootID, a.memory.lastUnitStart):
 		return causeCertificate
 	case o.Unit.Older:
 		return causeInputs

@@ -11,6 +11,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -18,9 +19,7 @@ import (
 
 // The Lease of a possible namesake is watched this long when it looks fresh.
 const (
-	namesakeAtLeast    = 15 * time.Second
 	namesakeShare      = 0.4 // of leaseDurationSeconds
-	namesakeEvery      = 5 * time.Second
 	defaultLeaseLength = 40 * time.Second
 )
 
@@ -50,12 +49,12 @@ func (a *Agent) checkName(ctx context.Context, o Observation) error {
 	var unauthorized *apiclient.Unauthorized
 	if errors.As(err, &unauthorized) {
 		a.closeNode()
-		if now := a.deps.Clock.Now(); a.memory.unauthorized.IsZero() || now.Sub(a.memory.unauthorized) < unauthorizedGap {
+		if now := a.deps.Clock.Now(); a.memory.unauthorized.IsZero() || now.Sub(a.memory.unauthorized) < a.pace.UnauthorizedGap {
 			// Believed only when it comes twice, a minute apart.
 			if a.memory.unauthorized.IsZero() {
 				a.memory.unauthorized = now
 			}
-			return &fault.Error{Reason: fault.ServerError, Err: err, RetryAfter: unauthorizedGap}
+			return &fault.Error{Reason: fault.ServerError, Err: err, RetryAfter: a.pace.UnauthorizedGap}
 		}
 		a.memory.unauthorized = time.Time{}
 		if rerr := atomicfile.Remove(path); rerr != nil {
@@ -107,10 +106,10 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 	if server.Sub(first) > length {
 		return fmt.Sprintf("its last owner has been dead since %s", first.UTC().Format(time.RFC3339)), nil
 	}
-	watchFor := max(namesakeAtLeast, time.Duration(float64(length)*namesakeShare))
-	for watched := time.Duration(0); watched < watchFor; watched += namesakeEvery {
+	watchFor := max(a.pace.NamesakeAtLeast, time.Duration(float64(length)*namesakeShare))
+	for watched := time.Duration(0); watched < watchFor; watched += a.pace.NamesakeEvery {
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
-		fire, stop := a.deps.Clock.After(namesakeEvery)
+		fire, stop := a.deps.Clock.After(a.pace.NamesakeEvery)
 		select {
 		case <-ctx.Done():
 			stop()
@@ -146,7 +145,7 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 	}
 	if !o.Unit.Dead {
 		a.manifest.Stopped = a.now()
-		if err := a.manifest.write(a.cfg.Paths); err != nil {
+		if err := a.manifest.Write(a.cfg.Paths); err != nil {
 			return err
 		}
 		if _, err := a.deps.Units.Stop(ctx, UnitName); err != nil {
@@ -158,10 +157,10 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 		a.files.CurrentPair(), a.files.CACert(), a.files.ConfigFile(), a.files.EnvironmentFile(),
 		a.files.ServingCert(), a.files.ServingKey(), a.files.Kubeconfig(),
 	} {
-		a.manifest.expect(path, "")
+		a.manifest.Expect(path, "")
 	}
 	a.manifest.Rewrite, a.manifest.Inputs = true, a.now()
-	if err := a.manifest.write(a.cfg.Paths); err != nil {
+	if err := a.manifest.Write(a.cfg.Paths); err != nil {
 		return err
 	}
 	if _, err := a.files.WritePair(pair, pair); err != nil {
@@ -183,7 +182,7 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 func (a *Agent) intend(hashes map[string]string) error {
 	covered := a.manifest.Rewrite
 	for path, hash := range hashes {
-		if a.manifest.expect(path, hash) {
+		if a.manifest.Expect(path, hash) {
 			covered = false
 		}
 	}
@@ -191,11 +190,11 @@ func (a *Agent) intend(hashes map[string]string) error {
 	if covered {
 		return nil
 	}
-	return a.manifest.write(a.cfg.Paths)
+	return a.manifest.Write(a.cfg.Paths)
 }
 
-func (a *Agent) now() moment {
-	return moment{BootID: a.deps.Machine.BootID, Monotonic: a.deps.Clock.Monotonic()}
+func (a *Agent) now() record.Moment {
+	return record.Moment{BootID: a.deps.Machine.BootID, Monotonic: a.deps.Clock.Monotonic()}
 }
 
 // connectNode opens the connection with the node's own pair (certificates and

@@ -18,14 +18,13 @@ import (
 // The waits of Registering. Its health and its Node come within a second of a
 // start that went well; the bounds are for one that did not.
 const (
-	healthFirst     = 20 * time.Millisecond
-	healthMost      = 2 * time.Second
-	healthAtMost    = 30 * time.Second
-	registerAtMost  = 60 * time.Second
-	leaseFirst      = 50 * time.Millisecond
-	leaseMost       = 5 * time.Second
-	lookFrom        = 500 * time.Millisecond // pauses from here on: is the unit still there?
-	unauthorizedGap = time.Minute
+	healthFirst    = 20 * time.Millisecond
+	healthMost     = 2 * time.Second
+	healthAtMost   = 30 * time.Second
+	registerAtMost = 60 * time.Second
+	leaseFirst     = 50 * time.Millisecond
+	leaseMost      = 5 * time.Second
+	lookFrom       = 500 * time.Millisecond // pauses from here on: is the unit still there?
 )
 
 // register waits until the kubelet is healthy and is seen in the API: a Node
@@ -152,7 +151,7 @@ func (a *Agent) payReload(ctx context.Context) error {
 		return err
 	}
 	a.manifest.ReloadOwed = false
-	return a.manifest.write(a.cfg.Paths)
+	return a.manifest.Write(a.cfg.Paths)
 }
 
 // wasDeleted finds out whether a Node that was there once is gone although the
@@ -224,7 +223,7 @@ func (a *Agent) keepUID(uid string) error {
 		return nil
 	}
 	a.trust.NodeUID = uid
-	return a.trust.write(a.cfg.Paths)
+	return a.trust.Write(a.cfg.Paths)
 }
 
 // askRenewal finds out on the first day whether the certificate will be renewed
@@ -241,7 +240,7 @@ func (a *Agent) askRenewal(ctx context.Context) {
 		return
 	}
 	a.manifest.RenewalAutomatic = &allowed
-	if err := a.manifest.write(a.cfg.Paths); err != nil {
+	if err := a.manifest.Write(a.cfg.Paths); err != nil {
 		a.log.WithError(err).Warn("cannot record the answer")
 	}
 }
@@ -255,12 +254,12 @@ func (a *Agent) judgeUnauthorized(err error) error {
 	now := a.deps.Clock.Now()
 	if a.memory.unauthorized.IsZero() {
 		a.memory.unauthorized = now
-	} else if now.Sub(a.memory.unauthorized) >= unauthorizedGap && a.status.Certificate != nil {
+	} else if now.Sub(a.memory.unauthorized) >= a.pace.UnauthorizedGap && a.status.Certificate != nil {
 		a.memory.rejected = a.status.Certificate.Serial
 		a.memory.unauthorized = time.Time{}
 		a.log.Warn("the API server refuses this node's certificate")
 	}
-	return &fault.Error{Reason: fault.NodeNotRegistered, Err: err, RetryAfter: unauthorizedGap}
+	return &fault.Error{Reason: fault.NodeNotRegistered, Err: err, RetryAfter: a.pace.UnauthorizedGap}
 }
 
 // poll asks with growing pauses until ok, a hard error, the bound, the end of the

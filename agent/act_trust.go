@@ -105,7 +105,7 @@ func (a *Agent) accept(cluster *discovery.Cluster) error {
 	if old := a.trust; old != nil && old.NodeName == next.NodeName {
 		next.NodeUID = old.NodeUID
 	}
-	if err := next.write(a.cfg.Paths); err != nil {
+	if err := next.Write(a.cfg.Paths); err != nil {
 		return err
 	}
 	a.trust, a.distrusted = next, false
@@ -135,7 +135,7 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 	if err != nil {
 		return fmt.Errorf("cannot request a certificate: %w", err)
 	}
-	if !a.trust.serves(a.cfg, token.ID(), a.fileDigest()) {
+	if !serves(a.trust, a.cfg, token.ID(), a.fileDigest()) {
 		return nil // the token was changed a moment ago: look again
 	}
 	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA), Bearer: token})

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 )
@@ -116,8 +117,8 @@ func TestTheStatusOfAnotherProcessIsNotBelieved(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			mustWrite(t, paths.StatusFile(), fmt.Sprintf(`{"phase": "Joined", "pid": %d}`, tt.pid))
 			if tt.locked {
-				held := must(acquire(paths))
-				defer held.release()
+				held := must(record.Acquire(paths))
+				defer held.Release()
 			}
 			s, running, err := ReadStatus(paths)
 			if running != tt.running || (err == nil) != tt.there || !tt.there && (!errors.Is(err, fs.ErrNotExist) || s.Phase != "") {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -20,21 +21,18 @@ import (
 // UnitName is the kubelet's unit.
 const UnitName = "kubelet.service"
 
-// How often a joined node is looked at, and how long one act may take before
-// the watchdog calls it stuck. The CSR wait beats by itself at each backstop.
+// How long one act may take before the watchdog calls it stuck. The CSR wait
+// beats by itself at each backstop.
 const (
-	localCheckEvery = time.Minute
-	apiCheckEvery   = 15 * time.Minute
-	vanishGrace     = 10 * time.Second
-	eagerFirst      = 10 * time.Second
-	actAtMost       = 10 * time.Minute
-	shutdownAtMost  = time.Second
+	actAtMost      = 10 * time.Minute
+	shutdownAtMost = time.Second
 )
 
 // Agent is one run of the loop. Make it with New, use it once.
 type Agent struct {
 	cfg  Config
 	deps Deps
+	pace Pace
 	log  logrus.FieldLogger
 
 	files kubelet.Files
@@ -46,9 +44,9 @@ type Agent struct {
 
 	// Memory of the loop's goroutine; nothing else touches it.
 	configErr    error
-	trust        *Trust
+	trust        *record.Trust
 	distrusted   bool // the record in memory has proven wrong: discover anew
-	manifest     *manifest
+	manifest     *record.Manifest
 	wallet       wallet
 	node         API                             // with the node's own pair; open during the join only
 	prepared     *beside[systemd.KubeletService] // of kubelet.service, while the approval is awaited
@@ -121,9 +119,10 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 	if cfg.AfterJoin == "" {
 		cfg.AfterJoin = AfterJoinHeal
 	}
-	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, manifest: &manifest{}, reloads: make(chan struct{}, 1)}
+	a := &Agent{cfg: cfg, deps: deps, log: deps.Log, manifest: &record.Manifest{}, reloads: make(chan struct{}, 1)}
 	a.files = kubelet.Files{Layout: kubelet.Layout{Dir: cfg.Paths.Kubelet}, Now: deps.Clock.Now}
-	a.retry.jitter = deps.Jitter
+	a.pace = deps.Pace.orDefault()
+	a.retry.jitter, a.retry.pace = deps.Jitter, a.pace
 	return a, nil
 }
 
@@ -132,11 +131,11 @@ func New(cfg Config, deps Deps) (*Agent, error) {
 // when StopWhenBlocked is set; the last fault when ctx ran into its deadline;
 // Locked when another agent is at work.
 func (a *Agent) Run(ctx context.Context) error {
-	held, err := acquire(a.cfg.Paths)
+	held, err := record.Acquire(a.cfg.Paths)
 	if err != nil {
 		return fmt.Errorf("cannot start: %w", err)
 	}
-	defer held.release()
+	defer held.Release()
 	var background sync.WaitGroup
 	defer background.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -154,7 +153,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	defer a.endExports()
 	a.heart.beat(a.deps.Clock.Now(), actAtMost)
 	background.Go(func() { a.feedWatchdog(ctx) })
-	if a.manifest.Started.isZero() {
+	if a.manifest.Started.IsZero() {
 		a.examine(ctx) // a first join: its answer is wanted before the request
 	}
 
@@ -188,10 +187,10 @@ func (a *Agent) remember() error {
 	if err != nil {
 		return err
 	}
-	if a.trust, err = readTrust(paths); err != nil {
+	if a.trust, err = record.ReadTrust(paths); err != nil {
 		return err
 	}
-	if a.manifest, err = readManifest(paths); err != nil {
+	if a.manifest, err = record.ReadManifest(paths); err != nil {
 		return err
 	}
 	a.memory.lookForDrift = true
@@ -245,7 +244,7 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 				return nil
 			}
 		}
-		pause := localCheckEvery
+		pause := a.pace.LocalCheck
 		if err != nil {
 			if pause = a.fail(phase, obs, err); a.stops(err) {
 				return err
@@ -272,7 +271,7 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 		a.rest(ctx, phase, obs)
 		return true, nil
 	}
-	if a.cfg.AfterJoin == AfterJoinObserve && !a.manifest.Started.isZero() && phase != Registering {
+	if a.cfg.AfterJoin == AfterJoinObserve && !a.manifest.Started.IsZero() && phase != Registering {
 		a.publish(phase, obs, nil, "afterJoin is observe: nothing is changed")
 		return true, nil
 	}

@@ -100,7 +100,7 @@ func TestATargetThatCannotBeStartedHoldsNothingUp(t *testing.T) {
 		r.deps.Units = units
 		r.start()
 		first := r.await("the join", phase(Joined))
-		r.await("a later look", func(s Status) bool { return s.Phase == Joined && s.Time.Sub(first.Time) > 5*localCheckEvery })
+		r.await("a later look", func(s Status) bool { return s.Phase == Joined && s.Time.Sub(first.Time) > 5*DefaultPace.LocalCheck })
 		if n := units.asked.Load(); n != 1 {
 			t.Errorf("asked %d times", n)
 		}

@@ -6,6 +6,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
@@ -14,7 +15,7 @@ import (
 // or where its last answer is old: one request on a connection of its own, no
 // lock, nothing written. Only root may read the pair.
 func AskNode(ctx context.Context, cfg Config, deps Deps) (NodeStatus, error) {
-	trust, err := readTrust(cfg.Paths)
+	trust, err := record.ReadTrust(cfg.Paths)
 	switch {
 	case err != nil:
 		return NodeStatus{}, err

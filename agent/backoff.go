@@ -14,11 +14,9 @@ import (
 //	         made a moment ago, the signer is about to sign)
 //	blocked  5 min
 const (
-	retryFirst   = time.Second
-	retryMost    = time.Minute
-	slowPause    = time.Minute
-	blockedPause = 5 * time.Minute
-	eagerFor     = 2 * time.Minute
+	retryFirst = time.Second
+	retryMost  = time.Minute
+	eagerFor   = 2 * time.Minute
 	// retryAfterMost caps what a server may ask for, so that a broken one
 	// cannot silence a node for a day.
 	retryAfterMost = 10 * time.Minute
@@ -29,6 +27,7 @@ var eager = [...]time.Duration{time.Second, 2 * time.Second, 5 * time.Second, 10
 // backoff counts the attempts since the last success or change of phase.
 type backoff struct {
 	jitter  func(time.Duration) time.Duration // random in [0, d); nil: math/rand
+	pace    Pace
 	attempt int
 	since   time.Time // of the first failure
 }
@@ -46,9 +45,9 @@ func (b *backoff) next(now time.Time, class fault.Class, retryAfter time.Duratio
 	var pause time.Duration
 	switch class {
 	case fault.Blocked:
-		pause = blockedPause
+		pause = b.pace.Blocked
 	case fault.Slow:
-		pause = slowPause
+		pause = b.pace.Slow
 		if i := b.attempt - 1; i < len(eager) && now.Sub(b.since) < eagerFor {
 			pause = eager[i]
 		}

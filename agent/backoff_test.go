@@ -30,7 +30,7 @@ func TestBackoff(t *testing.T) {
 			want: []time.Duration{10 * time.Minute}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			b := backoff{jitter: most}
+			b := backoff{jitter: most, pace: DefaultPace}
 			now := start
 			for i, want := range tc.want {
 				got := b.next(now, tc.class, tc.retryAfter)
@@ -49,7 +49,7 @@ func TestBackoff(t *testing.T) {
 
 func b2(c fault.Class) time.Duration {
 	if c == fault.Blocked {
-		return blockedPause
+		return DefaultPace.Blocked
 	}
 	return time.Second
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 )
@@ -22,7 +23,7 @@ type binaryRecord struct {
 // recall returns what is on record for the kubelet at path as it is now.
 func (a *Agent) recall(path string) (kubelet.Version, bool) {
 	var r binaryRecord
-	if ok, err := readJSON(a.cfg.Paths.BinaryFile(), &r); err != nil || !ok || r.Path != path {
+	if ok, err := record.ReadJSON(a.cfg.Paths.BinaryFile(), &r); err != nil || !ok || r.Path != path {
 		return kubelet.Version{}, false
 	}
 	now, err := kubelet.Identity(path)
@@ -43,17 +44,17 @@ func (a *Agent) keepVersion() {
 	if e.err != nil {
 		return
 	}
-	if err := record(a.cfg.Paths, e); err != nil {
+	if err := keepBinary(a.cfg.Paths, e); err != nil {
 		a.log.WithError(err).Debug("the kubelet's version is not kept; it will be asked again")
 	}
 }
 
-func record(paths Paths, e *examination) error {
+func keepBinary(paths record.Paths, e *examination) error {
 	now, err := kubelet.Identity(e.path)
 	if err != nil || now != e.identity {
 		return err // replaced while it was asked: whose answer it is, is not known
 	}
-	return writeJSON(paths.BinaryFile(), binaryRecord{Path: e.path, Identity: now, Version: e.out.Text})
+	return record.WriteJSON(paths.BinaryFile(), binaryRecord{Path: e.path, Identity: now, Version: e.out.Text})
 }
 
 // LearnKubelet asks the kubelet that a join would use for its version and keeps
@@ -79,5 +80,5 @@ func LearnKubelet(ctx context.Context, cfg Config, deps Deps) error {
 	if a.examined.identity == "" || a.examined.kept {
 		return nil
 	}
-	return record(cfg.Paths, a.examined)
+	return keepBinary(cfg.Paths, a.examined)
 }

@@ -19,6 +19,7 @@ import (
 	certv1 "k8s.io/api/certificates/v1"
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
@@ -237,9 +238,9 @@ func (r *rig) awaitLock() {
 	r.t.Helper()
 	deadline := time.Now().Add(10 * time.Second)
 	for {
-		held, err := acquire(r.cfg.Paths)
+		held, err := record.Acquire(r.cfg.Paths)
 		if err == nil {
-			held.release()
+			held.Release()
 			return
 		}
 		if fault.ReasonOf(err) != fault.Locked || time.Now().After(deadline) {

@@ -29,6 +29,7 @@ type Deps struct {
 	Host       Host
 	Machine    Machine
 	Clock      Clock
+	Pace       Pace                              // the zero value: DefaultPace
 	Jitter     func(time.Duration) time.Duration // nil: math/rand
 	Log        logrus.FieldLogger
 	Version    string

@@ -10,6 +10,7 @@ import (
 	"regexp"
 	"syscall"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -171,7 +172,7 @@ var tokenLine = regexp.MustCompile(`(?m)^ *token:`)
 
 // Leftovers looks for kubeconfigs that still hold a bootstrap token. It is for
 // machines that have joined. What cannot be read is not told of.
-func Leftovers(paths Paths, file *DiscoveryFile) []Leftover {
+func Leftovers(paths record.Paths, file *DiscoveryFile) []Leftover {
 	var found []Leftover
 	own := ""
 	if file != nil {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
@@ -169,18 +170,18 @@ func TestANewerDiscoveryFileIsANewGround(t *testing.T) {
 	mustWrite(t, path, bootstrapKubeconfig(r.api.URL(), r.api.CA(), ""))
 	a.Reload(r.cfg, nil)
 	r.await("the request", func(s Status) bool { return s.CSR != nil && s.CSR.Name != "" })
-	record := func() (t Trust) {
+	trust := func() (t record.Trust) {
 		data, _ := os.ReadFile(r.cfg.Paths.TrustFile())
 		_ = json.Unmarshal(data, &t)
 		return t
 	}
-	first := record()
+	first := trust()
 	// The same cluster under another name is discovered anew, with the same key.
 	mustWrite(t, path, bootstrapKubeconfig(strings.Replace(r.api.URL(), "127.0.0.1", "localhost", 1), r.api.CA(), ""))
 	a.Reload(r.cfg, nil)
 	r.await("the new server", func(s Status) bool { return s.Cluster != nil && strings.Contains(s.Cluster.Server, "localhost") })
 	r.await("the same request", func(s Status) bool { return s.CSR != nil && s.CSR.Adopted })
-	if second := record(); first.DiscoveryFile == "" || second.DiscoveryFile == first.DiscoveryFile || len(r.api.CSRs()) != 1 {
+	if second := trust(); first.DiscoveryFile == "" || second.DiscoveryFile == first.DiscoveryFile || len(r.api.CSRs()) != 1 {
 		t.Errorf("%q, then %q; %d requests", first.DiscoveryFile, second.DiscoveryFile, len(r.api.CSRs()))
 	}
 	if err := stop(); err != nil {

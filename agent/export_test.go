@@ -377,7 +377,7 @@ func TestAFolderInPlaceOfTheMetricsFileKeepsNoMachineFromJoining(t *testing.T) {
 	r.start()
 	r.await("the join", phase(Joined))
 	began := r.deps.Clock.Now()
-	awaitTrue(t, "some looks", func() bool { return r.deps.Clock.Now().Sub(began) > 10*localCheckEvery })
+	awaitTrue(t, "some looks", func() bool { return r.deps.Clock.Now().Sub(began) > 10*DefaultPace.LocalCheck })
 	complaints := 0
 	for _, e := range hook.AllEntries() {
 		if e.Message == "cannot publish the metrics file" {

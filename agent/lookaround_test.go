@@ -243,7 +243,7 @@ func TestANodeThatCeasesToBeReadyIsNoticed(t *testing.T) {
 	}
 	noticed := *s.Node.Asked
 	s = r.await("the next question", func(s Status) bool { return s.Node.Asked.After(noticed) })
-	if pause := s.Node.Asked.Sub(noticed); pause > 2*eagerFirst {
+	if pause := s.Node.Asked.Sub(noticed); pause > 2*DefaultPace.EagerFirst {
 		t.Errorf("asked again after %s", pause)
 	}
 	r.api.SetNodeReady(nodeName, true, "")

@@ -8,14 +8,12 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 )
 
 // Machine is what tells this machine and this boot from others.
-type Machine struct {
-	BootID    string `json:"bootID,omitempty"`    // new at every boot
-	MachineID string `json:"machineID,omitempty"` // /etc/machine-id
-	UUID      string `json:"uuid,omitempty"`      // DMI product UUID; empty where there is none
-}
+type Machine = record.Machine
 
 // ReadMachine reads the identifiers below root ("/" on a machine). What cannot
 // be read stays empty: some containers have no DMI, some images no machine-id.

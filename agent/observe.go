@@ -8,6 +8,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
@@ -94,7 +95,7 @@ func (a *Agent) pairState(p kubelet.PairState, now time.Time) Pair {
 		if a.memory.vanishedAt.IsZero() {
 			a.memory.vanishedAt = now
 		}
-		if p.Updating || now.Sub(a.memory.vanishedAt) < vanishGrace {
+		if p.Updating || now.Sub(a.memory.vanishedAt) < a.pace.VanishGrace {
 			return PairVanishing
 		}
 		return PairMissing
@@ -117,7 +118,7 @@ func (a *Agent) trustServes() bool {
 		return false
 	}
 	token, _, _, err := a.token()
-	return err == nil && a.trust.serves(a.cfg, token.ID(), a.fileDigest())
+	return err == nil && serves(a.trust, a.cfg, token.ID(), a.fileDigest())
 }
 
 // filesState sorts the files into healthy, damaged and edited.
@@ -149,7 +150,7 @@ func (a *Agent) filesState(seen kubelet.Observed) Files {
 // unitState reduces systemd's properties to what decides (DESIGN of the loop:
 // docs/architecture.md, "What the agent may do to a joined node").
 func (a *Agent) unitState(u systemd.Unit) Unit {
-	startedByUs := !a.manifest.Started.isZero()
+	startedByUs := !a.manifest.Started.IsZero()
 	s := Unit{
 		Installed: u.LoadState == "loaded" && contains(u.DropInPaths, a.dropIn()),
 		Active:    u.Running(),
@@ -159,7 +160,7 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 	wasActive := u.WasActive()
 	// A run that the agent itself ended (to replace its certificate) was not
 	// ended by a person.
-	stoppedByUs := !s.Active && a.manifest.Stopped.after(a.deps.Machine.BootID, execStart(u))
+	stoppedByUs := !s.Active && a.manifest.Stopped.After(a.deps.Machine.BootID, execStart(u))
 	// What runs, or is on its way, was not always started by us: the kubelet of
 	// kubeadm's package dies and is started again by systemd until somebody
 	// configures it. Then it is started once more, and that is put on record.
@@ -180,13 +181,13 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 			s.HeldBack = "stopped (" + u.Result + ")"
 		}
 	}
-	s.Older = s.Active && a.manifest.Inputs.after(a.deps.Machine.BootID, execStart(u))
+	s.Older = s.Active && a.manifest.Inputs.After(a.deps.Machine.BootID, execStart(u))
 	for _, path := range []string{filepath.Join(a.cfg.Paths.Units, UnitName), a.dropIn()} {
 		want, ours := a.manifest.Files[path]
 		if !ours || want == "" {
 			continue
 		}
-		if data, err := atomicfile.Read(path, maxStateFile); err == nil && hashOf(data) != want {
+		if data, err := atomicfile.Read(path, record.MaxFile); err == nil && record.HashOf(data) != want {
 			s.Drifted = append(s.Drifted, path)
 		}
 	}
@@ -208,7 +209,7 @@ func execStart(u systemd.Unit) time.Duration {
 // as good as another; and while systemd reads its units anew (see prepareUnit)
 // it would not answer.
 func (a *Agent) lookAtUnit(ctx context.Context, byFiles Phase) (systemd.Unit, error) {
-	if a.manifest.Started.isZero() {
+	if a.manifest.Started.IsZero() {
 		seen := a.memory.unitAt
 		recent := seen != 0 && a.deps.Clock.Monotonic()-seen < admittedFor
 		if recent || byFiles == Discovering || byFiles == RequestingCertificate {
@@ -241,7 +242,7 @@ func (a *Agent) noteUnit(unit systemd.Unit) {
 // replaces it.
 func (a *Agent) hasNewPair() bool {
 	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
-	if err != nil || a.trust != nil && !a.trust.sameGrounds(a.cfg, a.fileDigest()) {
+	if err != nil || a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
 		return false
 	}
 	return kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable
@@ -266,7 +267,7 @@ func (a *Agent) health(ctx context.Context) error {
 // layers reads all that the kubelet puts its configuration together from; its
 // unit may add arguments of its own.
 func (a *Agent) layers() (kubelet.Layers, error) {
-	config, err := atomicfile.Read(a.files.ConfigFile(), maxStateFile)
+	config, err := atomicfile.Read(a.files.ConfigFile(), record.MaxFile)
 	if err != nil {
 		return kubelet.Layers{}, fmt.Errorf("cannot read the kubelet config: %w", err)
 	}

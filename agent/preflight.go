@@ -6,6 +6,7 @@ import (
 	"net/url"
 	"strings"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -36,7 +37,7 @@ func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []
 	if err != nil {
 		return []*preflight.Row{preflight.Of("config", "", err)}
 	}
-	recorded, recordErr := readManifest(cfg.Paths)
+	recorded, recordErr := record.ReadManifest(cfg.Paths)
 	if recordErr == nil {
 		a.manifest = recorded
 	} // else: only root may see it
@@ -175,7 +176,7 @@ func (a *Agent) identityRow(unit systemd.Unit, recordErr error) *preflight.Row {
 		return preflight.Of(name, "", recordErr)
 	}
 	message := "no other kubelet's is here"
-	if !a.manifest.Started.isZero() {
+	if !a.manifest.Started.IsZero() {
 		message = "this machine was joined by the agent"
 	}
 	return preflight.Of(name, message, a.foreign(unit))

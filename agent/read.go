@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 )
 
@@ -20,17 +21,17 @@ func encodeStatus(s Status) ([]byte, error) {
 // ReadStatus returns what the daemon published last, and whether a daemon is at
 // work: the file is believed only while the process that wrote it holds the lock.
 // No file, or only that of an earlier run, is fs.ErrNotExist in the chain.
-func ReadStatus(paths Paths) (s Status, running bool, err error) {
-	data, err := atomicfile.Read(paths.StatusFile(), maxStateFile)
+func ReadStatus(paths record.Paths) (s Status, running bool, err error) {
+	data, err := atomicfile.Read(paths.StatusFile(), record.MaxFile)
 	if err != nil {
-		running, _ := lockHolder(paths)
+		running, _ := record.Holder(paths)
 		return s, running, fmt.Errorf("cannot read the status: %w", err)
 	}
 	if err := json.Unmarshal(data, &s); err != nil {
-		running, _ := lockHolder(paths)
+		running, _ := record.Holder(paths)
 		return Status{}, running, fmt.Errorf("cannot read the status: %s is damaged: %w", paths.StatusFile(), err)
 	}
-	running, holder := lockHolder(paths)
+	running, holder := record.Holder(paths)
 	if running && holder != s.PID {
 		// An earlier run's: the one that has just taken the lock will remove it.
 		return Status{}, true, fmt.Errorf("cannot read the status: %w: that of process %d is not there yet", fs.ErrNotExist, holder)
@@ -41,12 +42,12 @@ func ReadStatus(paths Paths) (s Status, running bool, err error) {
 // IsJoined says from the files alone whether this machine has joined under the
 // given name: a usable pair, a trust record, and a kubelet that was started. nodeName empty: the name of the
 // trust record counts. It serves the start with a config that has become bad.
-func IsJoined(paths Paths, nodeName string, usable func(nodeName string) (bool, error)) (name string, joined bool, err error) {
-	trust, err := readTrust(paths)
+func IsJoined(paths record.Paths, nodeName string, usable func(nodeName string) (bool, error)) (name string, joined bool, err error) {
+	trust, err := record.ReadTrust(paths)
 	if err != nil || trust == nil {
 		return "", false, ignoreMissing(err)
 	}
-	if m, err := readManifest(paths); err != nil || m.Started.isZero() {
+	if m, err := record.ReadManifest(paths); err != nil || m.Started.IsZero() {
 		return "", false, ignoreMissing(err) // on its way, but its kubelet was never started
 	}
 	if nodeName == "" {

@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
@@ -14,7 +15,7 @@ func TestTrustServesOnlyOnItsOwnGrounds(t *testing.T) {
 		Endpoints: []discovery.Endpoint{must(discovery.ParseEndpoint("10.0.0.1")), must(discovery.ParseEndpoint("10.0.0.2"))},
 		Pins:      must(discovery.ParsePins([]string{"sha256:" + hash64})), NodeName: "n",
 	}
-	record := newTrust(cfg, &discovery.Cluster{TokenID: "abcdef", Server: "https://10.0.0.1:6443", CA: []byte("x")}, Machine{})
+	trust := newTrust(cfg, &discovery.Cluster{TokenID: "abcdef", Server: "https://10.0.0.1:6443", CA: []byte("x")}, Machine{})
 	turned := cfg
 	turned.Endpoints = []discovery.Endpoint{cfg.Endpoints[1], cfg.Endpoints[0]}
 	for name, tc := range map[string]struct {
@@ -34,13 +35,13 @@ func TestTrustServesOnlyOnItsOwnGrounds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			c := cfg
 			tc.change(&c)
-			if got := record.serves(c, tc.token, ""); got != tc.want {
+			if got := serves(trust, c, tc.token, ""); got != tc.want {
 				t.Errorf("got %t", got)
 			}
 		})
 	}
-	var none *Trust
-	if none.serves(cfg, "abcdef", "") {
+	var none *record.Trust
+	if serves(none, cfg, "abcdef", "") {
 		t.Error("no record serves")
 	}
 }
@@ -48,8 +49,8 @@ func TestTrustServesOnlyOnItsOwnGrounds(t *testing.T) {
 const hash64 = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef"
 
 func TestMoments(t *testing.T) {
-	m := moment{BootID: "a", Monotonic: 10 * time.Second}
-	if !m.after("a", 9*time.Second) || m.after("a", 11*time.Second) || m.after("b", 0) || (moment{}).after("", 0) {
+	m := record.Moment{BootID: "a", Monotonic: 10 * time.Second}
+	if !m.After("a", 9*time.Second) || m.After("a", 11*time.Second) || m.After("b", 0) || (record.Moment{}).After("", 0) {
 		t.Error("order in one boot only")
 	}
 }
@@ -62,10 +63,10 @@ func TestRecordsThatAreDamagedCountAsNone(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if record, err := readTrust(paths); record != nil || err != nil {
-			t.Errorf("%q: %v %v", data, record, err)
+		if trust, err := record.ReadTrust(paths); trust != nil || err != nil {
+			t.Errorf("%q: %v %v", data, trust, err)
 		}
-		if m, err := readManifest(paths); err != nil || m == nil || len(m.Files) != 0 {
+		if m, err := record.ReadManifest(paths); err != nil || m == nil || len(m.Files) != 0 {
 			t.Errorf("%q: %v %v", data, m, err)
 		}
 	}

@@ -14,6 +14,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
@@ -325,9 +326,9 @@ func TestADeadServerIsLookedUpAnew(t *testing.T) {
 	r.await("a waiting request", func(s Status) bool { return s.CSR != nil })
 	_ = stop()
 	r.api.AutoApprove(true)
-	trust := must(readTrust(r.cfg.Paths))
+	trust := must(record.ReadTrust(r.cfg.Paths))
 	trust.Server, trust.InfoServer, trust.Provisional = "https://127.0.0.1:1", "https://127.0.0.1:1", true
-	if err := trust.write(r.cfg.Paths); err != nil {
+	if err := trust.Write(r.cfg.Paths); err != nil {
 		t.Fatal(err)
 	}
 	for _, c := range r.api.CSRs() {

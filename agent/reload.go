@@ -92,7 +92,7 @@ func (a *Agent) takeReload() {
 // (or a host name that DHCP changed) says now: another name would be another
 // node, and this one would be left behind.
 func (a *Agent) keepName() {
-	if a.trust == nil || a.manifest.Started.isZero() || a.trust.NodeName == "" || a.trust.NodeName == a.cfg.NodeName {
+	if a.trust == nil || a.manifest.Started.IsZero() || a.trust.NodeName == "" || a.trust.NodeName == a.cfg.NodeName {
 		return
 	}
 	a.configErr = fault.New(fault.ConfigInvalid, "nodeName: this machine is joined as %s and keeps that name, not %s, until it is removed from the cluster",

@@ -9,6 +9,7 @@ import (
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
 )
@@ -24,11 +25,11 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		// The join has just asked everything there is to ask.
 		a.keepVersion()
 		a.lookAtRest()
-		a.memory.eager = eagerFirst
+		a.memory.eager = a.pace.EagerFirst
 		a.scheduleCheck(now)
 	}
 	lookForTokens := len(a.memory.leftovers) > 0 // so that one that was removed is not told of
-	if a.memory.lookForDrift && !a.manifest.Started.isZero() {
+	if a.memory.lookForDrift && !a.manifest.Started.IsZero() {
 		a.memory.lookForDrift = false
 		a.memory.renderDrift = a.renderDrift(ctx)
 		for _, path := range a.memory.renderDrift {
@@ -52,7 +53,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 			a.log.WithError(err).Debug("the API cannot be asked now")
 		}
 		if wasReady && !a.memory.node.Ready && !a.memory.node.Deleted {
-			a.memory.eager = eagerFirst // it was Ready: somebody will want to know when it is again
+			a.memory.eager = a.pace.EagerFirst // it was Ready: somebody will want to know when it is again
 		}
 		a.lookAtRest()
 		a.scheduleCheck(a.deps.Clock.Now())
@@ -114,14 +115,14 @@ func (a *Agent) scheduleCheck(now time.Time) {
 	if jitter == nil {
 		jitter = rand.N[time.Duration]
 	}
-	next := apiCheckEvery + jitter(apiCheckEvery/2)
+	next := a.pace.APICheck + jitter(a.pace.APICheck/2)
 	if at, waits := a.nextRequest(); waits && at.After(now) {
-		next = min(next, max(at.Sub(now), apiCheckEvery)+jitter(time.Minute))
+		next = min(next, max(at.Sub(now), a.pace.APICheck)+jitter(time.Minute))
 	}
 	switch {
 	case !a.memory.unauthorized.IsZero():
-		next = unauthorizedGap
-	case a.memory.eager > 0 && !a.memory.node.Ready && a.memory.eager < apiCheckEvery:
+		next = a.pace.UnauthorizedGap
+	case a.memory.eager > 0 && !a.memory.node.Ready && a.memory.eager < a.pace.APICheck:
 		next = a.memory.eager
 		a.memory.eager *= 2
 	default:
@@ -193,10 +194,10 @@ func (a *Agent) askClusterInfo(ctx context.Context) error {
 // untilSomethingIsDue says how long a node at rest may be left alone.
 func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
 	if o.Pair == PairVanishing {
-		return vanishGrace
+		return a.pace.VanishGrace
 	}
 	if a.memory.nextAPICheck.IsZero() {
-		return localCheckEvery // nobody may ask, or there is nothing to ask with
+		return a.pace.LocalCheck // nobody may ask, or there is nothing to ask with
 	}
 	now := a.deps.Clock.Now()
 	left := a.memory.nextAPICheck.Sub(now)
@@ -216,10 +217,10 @@ func Survey(ctx context.Context, cfg Config, deps Deps) (Status, error) {
 	if err != nil {
 		return Status{}, err
 	}
-	if a.trust, err = readTrust(cfg.Paths); err != nil {
+	if a.trust, err = record.ReadTrust(cfg.Paths); err != nil {
 		return Status{}, err
 	}
-	if a.manifest, err = readManifest(cfg.Paths); err != nil {
+	if a.manifest, err = record.ReadManifest(cfg.Paths); err != nil {
 		return Status{}, err
 	}
 	if cfg.NodeName == "" && a.trust != nil {

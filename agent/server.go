@@ -48,7 +48,7 @@ func (a *Agent) takeServerBack(ctx context.Context, checked bool) {
 	a.memory.serverDue = time.Time{}
 	next := *a.trust
 	next.Server, next.Provisional = next.InfoServer, false
-	if err := next.write(a.cfg.Paths); err != nil {
+	if err := next.Write(a.cfg.Paths); err != nil {
 		log.WithError(err).Warn("cannot record the cluster's own server")
 		return
 	}

@@ -96,7 +96,7 @@ func awaitCheck(r *rig) {
 		if seen.IsZero() && reads() > before {
 			seen = s.Time
 		}
-		return !seen.IsZero() && s.Time.Sub(seen) > 3*localCheckEvery
+		return !seen.IsZero() && s.Time.Sub(seen) > 3*DefaultPace.LocalCheck
 	})
 }
 

@@ -22,7 +22,7 @@ const prepareAtMost = time.Minute
 // the certificate and the kubelet's start. The unit cannot start anything yet: it
 // waits for the kubeconfig.
 func (a *Agent) prepareUnit(ctx context.Context) {
-	if a.prepared != nil || !a.manifest.Started.isZero() {
+	if a.prepared != nil || !a.manifest.Started.IsZero() {
 		return // under way, or an older node: its unit is decided when it is started
 	}
 	service, err := a.service()
@@ -119,13 +119,13 @@ func (a *Agent) arguments(configDir string) []string {
 func (a *Agent) recordStart() (wait func() error) {
 	for _, path := range []string{filepath.Join(a.cfg.Paths.Units, UnitName), a.dropIn()} {
 		if data, err := readSmall(path); err == nil && systemd.Ours(data) {
-			a.manifest.wrote(path, data)
+			a.manifest.Wrote(path, data)
 		}
 	}
 	a.manifest.Started, a.manifest.ReloadOwed = a.now(), true
-	record := *a.manifest
-	record.Files = maps.Clone(a.manifest.Files)
+	now := *a.manifest
+	now.Files = maps.Clone(a.manifest.Files)
 	written := make(chan error, 1)
-	go func() { written <- record.write(a.cfg.Paths) }()
+	go func() { written <- now.Write(a.cfg.Paths) }()
 	return func() error { return <-written }
 }

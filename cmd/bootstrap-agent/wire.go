@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"net/url"
 	"sync/atomic"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -19,8 +20,13 @@ import (
 type wiring struct {
 	deps  agent.Deps
 	units *systemd.Manager
+	now   func() time.Time          // the clock that certificates are judged by
 	proxy atomic.Pointer[proxyFunc] // of the config in use
 }
+
+// laboratory changes clock and pace in a build with the tag `lab`, which is made
+// for tests on machines and never packaged. Nil in every other build.
+var laboratory func(*agent.Deps)
 
 type proxyFunc func(*url.URL) (*url.URL, error)
 
@@ -34,10 +40,9 @@ func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
 		log.WithError(err).Warn("the watchdog is not fed")
 	}
 	w.deps = agent.Deps{
-		Discoverer: &discovery.Discoverer{Log: log, UserAgent: userAgent()},
-		Connect:    w.connect,
-		Units:      w.units,
-		Notify:     notify,
+		Connect: w.connect,
+		Units:   w.units,
+		Notify:  notify,
 		Health: func(ctx context.Context, url string) error {
 			return kubelet.NewHealth(url).Check(ctx)
 		},
@@ -52,6 +57,11 @@ func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
 		AtRest:  func() { giveMemoryBack(log) },
 		Version: buildInfo().Version,
 	}
+	if laboratory != nil {
+		laboratory(&w.deps)
+	}
+	w.now = w.deps.Clock.Now
+	w.deps.Discoverer = &discovery.Discoverer{Log: log, UserAgent: userAgent(), Now: w.now}
 	if a.adapt != nil {
 		a.adapt(&w.deps)
 	}
@@ -70,7 +80,7 @@ func (w *wiring) close() { w.units.Close() }
 func (w *wiring) connect(who agent.Identity) (agent.API, error) {
 	options := apiclient.Options{
 		Server: who.Server, CA: who.CA, Bearer: who.Bearer,
-		CertPEM: who.Pair, KeyPEM: who.Pair, UserAgent: userAgent(),
+		CertPEM: who.Pair, KeyPEM: who.Pair, UserAgent: userAgent(), Now: w.now,
 	}
 	if proxy := *w.proxy.Load(); proxy != nil {
 		options.Proxy = func(r *http.Request) (*url.URL, error) { return proxy(r.URL) }

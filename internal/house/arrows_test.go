@@ -24,7 +24,7 @@ type room struct {
 var rooms = []room{
 	{
 		folder: "cmd/bootstrap-agent",
-		knows:  []string{"cmd/bootstrap-agent/...", "agent", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/testapi", "internal/testsystemd"},
+		knows:  []string{"cmd/bootstrap-agent/...", "agent", "agent/record", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/testapi", "internal/testsystemd"},
 		reason: "the door turns what people type into values, so it knows the types of every room; its rehearsal joins in-process doubles",
 	},
 	{
@@ -37,8 +37,13 @@ var rooms = []room{
 		reason: "it takes secrets out of text and has no secret of its own to tell; whoever knows one hands it in",
 	},
 	{
+		folder: "agent/record",
+		knows:  []string{"internal/atomicfile", "internal/fault"},
+		reason: "it is what stays on disk between two runs; what follows from it the hall and the commands decide",
+	},
+	{
 		folder: "agent",
-		knows:  []string{"discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/metrics"},
+		knows:  []string{"agent/record", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/metrics"},
 		tests:  []string{"internal/testapi", "internal/testsystemd"},
 		reason: "the hall is the one place that knows the order of the steps; it carries the value from one room to the next",
 	},

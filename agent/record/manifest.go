@@ -1,4 +1,4 @@
-package agent
+package record
 
 import (
 	"crypto/sha256"
@@ -6,19 +6,19 @@ import (
 	"time"
 )
 
-// manifest is the record of what the agent wrote and did to this machine. It
+// Manifest is the record of what the agent wrote and did to this machine. It
 // decides three questions: is a file ours (foreign identities), was it edited
 // since (Drifted), and is the running kubelet older than its inputs.
-type manifest struct {
+type Manifest struct {
 	// Files: path -> hex SHA-256 of the bytes that the agent wrote.
 	Files map[string]string `json:"files"`
 	// Inputs is when the agent last wrote pair, CA or server.
-	Inputs moment `json:"inputs"`
+	Inputs Moment `json:"inputs"`
 	// Started is when the agent last started the kubelet; zero: never. From
 	// then on a kubelet that is stopped was stopped by a person.
-	Started moment `json:"started"`
+	Started Moment `json:"started"`
 	// Stopped is when the agent last stopped the kubelet, to replace its pair.
-	Stopped moment `json:"stopped"`
+	Stopped Moment `json:"stopped"`
 	// Rewrite: a new pair was installed, so kubeconfig, CA and kubelet config are
 	// written anew from the trust record, whatever stands there.
 	Rewrite bool `json:"rewrite,omitempty"`
@@ -29,30 +29,31 @@ type manifest struct {
 	RenewalAutomatic *bool `json:"renewalAutomatic,omitempty"`
 }
 
-// moment is a point in one boot: comparable to systemd's monotonic time stamps
+// Moment is a point in one boot: comparable to systemd's monotonic time stamps
 // as long as the boot is the same.
-type moment struct {
+type Moment struct {
 	BootID    string        `json:"bootID,omitempty"`
 	Monotonic time.Duration `json:"monotonicNanoseconds,omitempty"`
 }
 
-func (m moment) isZero() bool { return m == moment{} }
+// IsZero says whether it was never set.
+func (m Moment) IsZero() bool { return m == Moment{} }
 
-// after says whether m lies after a monotonic time stamp of the given boot.
+// After says whether m lies after a monotonic time stamp of the given boot.
 // Another boot answers false: whatever runs now was started after m.
-func (m moment) after(bootID string, stamp time.Duration) bool {
+func (m Moment) After(bootID string, stamp time.Duration) bool {
 	return m.BootID == bootID && m.BootID != "" && m.Monotonic > stamp
 }
 
-// readManifest returns an empty manifest when there is none or it is damaged.
-func readManifest(paths Paths) (*manifest, error) {
-	m := &manifest{}
-	ok, err := readJSON(paths.ManifestFile(), m)
+// ReadManifest returns an empty manifest when there is none or it is damaged.
+func ReadManifest(paths Paths) (*Manifest, error) {
+	m := &Manifest{}
+	ok, err := ReadJSON(paths.ManifestFile(), m)
 	if err != nil {
 		return nil, err
 	}
 	if !ok {
-		m = &manifest{}
+		m = &Manifest{}
 	}
 	if m.Files == nil {
 		m.Files = map[string]string{}
@@ -60,13 +61,14 @@ func readManifest(paths Paths) (*manifest, error) {
 	return m, nil
 }
 
-func (m *manifest) write(paths Paths) error {
-	return writeJSON(paths.ManifestFile(), m)
+// Write makes the record durable.
+func (m *Manifest) Write(paths Paths) error {
+	return WriteJSON(paths.ManifestFile(), m)
 }
 
-// expect notes that a path is about to be written by us, with the hash of what
+// Expect notes that a path is about to be written by us, with the hash of what
 // it will hold ("": not known yet). It returns whether the path is new here.
-func (m *manifest) expect(path, hash string) (added bool) {
+func (m *Manifest) Expect(path, hash string) (added bool) {
 	_, known := m.Files[path]
 	if hash != "" || !known {
 		m.Files[path] = hash
@@ -74,12 +76,13 @@ func (m *manifest) expect(path, hash string) (added bool) {
 	return !known
 }
 
-// wrote records a file's bytes.
-func (m *manifest) wrote(path string, data []byte) {
-	m.Files[path] = hashOf(data)
+// Wrote records a file's bytes.
+func (m *Manifest) Wrote(path string, data []byte) {
+	m.Files[path] = HashOf(data)
 }
 
-func hashOf(data []byte) string {
+// HashOf is the hex SHA-256 under which the manifest knows bytes.
+func HashOf(data []byte) string {
 	sum := sha256.Sum256(data)
 	return hex.EncodeToString(sum[:])
 }

@@ -1,4 +1,4 @@
-package agent
+package record
 
 import (
 	"errors"
@@ -13,20 +13,20 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-// lock holds an flock on the state folder's lock file: the kernel releases it
+// Lock holds an flock on the state folder's lock file: the kernel releases it
 // when the process dies, however it dies.
-type lock struct{ file *os.File }
+type Lock struct{ file *os.File }
 
-// Whoever only looks whether the lock is held (lockHolder) holds it for a moment
+// Whoever only looks whether the lock is held (Holder) holds it for a moment
 // himself; an agent that starts in that moment tries again.
 const (
 	lockTries = 5
 	lockPause = 20 * time.Millisecond
 )
 
-// acquire takes the lock or says who holds it (fault.Locked). The file is made
+// Acquire takes the lock or says who holds it (fault.Locked). The file is made
 // when missing and never removed, so that two processes never lock two files.
-func acquire(paths Paths) (*lock, error) {
+func Acquire(paths Paths) (*Lock, error) {
 	if err := atomicfile.MkdirAll(paths.State, 0o700); err != nil {
 		return nil, err
 	}
@@ -59,10 +59,11 @@ func acquire(paths Paths) (*lock, error) {
 	if err := f.Truncate(0); err == nil {
 		_, _ = f.WriteAt([]byte(strconv.Itoa(os.Getpid())+"\n"), 0)
 	}
-	return &lock{file: f}, nil
+	return &Lock{file: f}, nil
 }
 
-func (l *lock) release() { _ = l.file.Close() }
+// Release gives the lock back.
+func (l *Lock) Release() { _ = l.file.Close() }
 
 // holderOf is who wrote its number into the lock file last; 0 if that is nobody.
 func holderOf(f *os.File) int {
@@ -75,9 +76,9 @@ func holderOf(f *os.File) int {
 	return max(pid, 0)
 }
 
-// lockHolder tells whether an agent is at work here, without disturbing it, and
+// Holder tells whether an agent is at work here, without disturbing it, and
 // its process number; 0 for the moment in which it has not written that yet.
-func lockHolder(paths Paths) (running bool, pid int) {
+func Holder(paths Paths) (running bool, pid int) {
 	f, err := os.OpenFile(paths.LockFile(), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
 	if err != nil {
 		return false, 0

@@ -1,0 +1,51 @@
+package agent
+
+import "time"
+
+// Pace is how long the agent waits for what. It is DefaultPace on every machine;
+// tests that play a quarter of an hour or a namesake's death pass a quicker one,
+// so that the waits themselves are what is tested. Fields that are zero take
+// DefaultPace's value.
+type Pace struct {
+	LocalCheck      time.Duration // between two looks at a joined machine
+	APICheck        time.Duration // at least, between two questions to the API about a joined node
+	VanishGrace     time.Duration // a pair that is gone for less may be on its way (rotation)
+	EagerFirst      time.Duration // first pause before a node that is not Ready is asked about again
+	UnauthorizedGap time.Duration // between two answers 401, before they are believed
+	NamesakeAtLeast time.Duration // how long a Lease that looks fresh is watched
+	NamesakeEvery   time.Duration // and how often it is read meanwhile
+	Slow            time.Duration // pause after a slow fault, once the first two minutes are over
+	Blocked         time.Duration // pause after a blocked fault
+}
+
+// DefaultPace is the pace of the shipped agent (docs/operations.md, "Timings").
+var DefaultPace = Pace{
+	LocalCheck:      time.Minute,
+	APICheck:        15 * time.Minute,
+	VanishGrace:     10 * time.Second,
+	EagerFirst:      10 * time.Second,
+	UnauthorizedGap: time.Minute,
+	NamesakeAtLeast: 15 * time.Second,
+	NamesakeEvery:   5 * time.Second,
+	Slow:            time.Minute,
+	Blocked:         5 * time.Minute,
+}
+
+// orDefault fills what was left zero.
+func (p Pace) orDefault() Pace {
+	fill := func(d *time.Duration, value time.Duration) {
+		if *d == 0 {
+			*d = value
+		}
+	}
+	fill(&p.LocalCheck, DefaultPace.LocalCheck)
+	fill(&p.APICheck, DefaultPace.APICheck)
+	fill(&p.VanishGrace, DefaultPace.VanishGrace)
+	fill(&p.EagerFirst, DefaultPace.EagerFirst)
+	fill(&p.UnauthorizedGap, DefaultPace.UnauthorizedGap)
+	fill(&p.NamesakeAtLeast, DefaultPace.NamesakeAtLeast)
+	fill(&p.NamesakeEvery, DefaultPace.NamesakeEvery)
+	fill(&p.Slow, DefaultPace.Slow)
+	fill(&p.Blocked, DefaultPace.Blocked)
+	return p
+}
