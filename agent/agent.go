@@ -102,6 +102,7 @@ type memory struct {
 	caClosed        bool
 	file            *discovery.File // the discovery file as it could be read last
 	leftovers       []Leftover
+	spent           spentToken
 	lookForDrift    bool     // compare the unit with what would be written now
 	renderDrift     []string // what that showed last
 	lastUnitStart   time.Duration

@@ -30,6 +30,7 @@ type Config struct {
 	Endpoints                []discovery.Endpoint
 	Discovery                *DiscoveryFile // names the cluster instead of Endpoints; nil: they do
 	Tokens                   []TokenSource  // asked in this order; the next one when one is refused
+	RemoveToken              string         // token file that is removed once the machine has joined with it; empty: none
 	Pins                     discovery.Pins
 	UnsafeSkipCAVerification bool
 	Server                   string                           // overrides the server of cluster-info; empty: cluster-info decides

@@ -75,7 +75,7 @@ func (a *Agent) takeReload() {
 	}
 	a.wallet.refused = nil
 	a.memory.lookForDrift = true
-	a.memory.file = nil
+	a.memory.file, a.memory.spent = nil, spentToken{}
 	if a.cfg.Discovery != nil {
 		a.memory.nextAPICheck = time.Time{} // the file may show another CA
 	}

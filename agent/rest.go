@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"time"
 
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
@@ -39,9 +40,15 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		}
 		lookForTokens = true
 	}
+	if phase == Joined {
+		a.removeToken()
+	}
 	if lookForTokens {
 		a.memory.leftovers = Leftovers(a.cfg.Paths, a.cfg.Discovery)
 		o.Leftovers = a.memory.leftovers
+	}
+	if left := a.memory.spent.left; left != nil {
+		o.Leftovers = append(slices.Clone(o.Leftovers), *left)
 	}
 	if a.memory.eager == 0 && a.unasked(o) {
 		a.memory.nextAPICheck = now // something new is seen here: what does the API know of it?

@@ -13,8 +13,12 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-// CredentialName is the systemd credential that may hold the bootstrap token.
-const CredentialName = "bootstrap-token"
+// The systemd credentials that may hold the bootstrap token. The encrypted one has
+// a name of its own: of two that share one, the unit would get only the last.
+const (
+	CredentialName          = "bootstrap-token"
+	EncryptedCredentialName = "bootstrap-token-encrypted"
+)
 
 const maxTokenFile = 4096
 
@@ -31,10 +35,15 @@ type TokenSource interface {
 // this) may read: any permission for group or others is refused.
 func TokenFile(path string) TokenSource { return tokenFile{path: path, private: true} }
 
-// TokenCredential reads the systemd credential bootstrap-token from the folder
-// that systemd names in $CREDENTIALS_DIRECTORY. systemd decides its mode.
-func TokenCredential(dir string) TokenSource {
-	return tokenFile{path: filepath.Join(dir, CredentialName)}
+// TokenCredentials read the systemd credentials of both names, the plain one
+// first, from the folder that systemd names in $CREDENTIALS_DIRECTORY. systemd
+// decides their modes and has decrypted the second. Both are fixed as long as the
+// service runs: a token that comes later comes by the file, which is asked first.
+func TokenCredentials(dir string) []TokenSource {
+	return []TokenSource{
+		tokenFile{path: filepath.Join(dir, CredentialName)},
+		tokenFile{path: filepath.Join(dir, EncryptedCredentialName)},
+	}
 }
 
 // AnyBearer lets a source of this package hold a static token, too: where a
@@ -60,7 +69,7 @@ func (f tokenFile) Name() string {
 	if f.private {
 		return "token file " + f.path
 	}
-	return "systemd credential " + CredentialName
+	return "systemd credential " + filepath.Base(f.path)
 }
 
 func (f tokenFile) Read() (discovery.Token, error) {

@@ -72,18 +72,21 @@ func write(data string, mode os.FileMode) func(string) error {
 	}
 }
 
-func TestTokenCredential(t *testing.T) {
-	dir := t.TempDir()
-	source := TokenCredential(dir)
-	if _, err := source.Read(); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("without a credential: %v", err)
-	}
-	// systemd decides the mode of a credential: 0440 is usual.
-	if err := write(goodToken, 0o440)(filepath.Join(dir, CredentialName)); err != nil {
-		t.Fatal(err)
-	}
-	if token, err := source.Read(); err != nil || token.ID() != "abcdef" {
-		t.Errorf("got %v, %v", token, err)
+func TestTheCredentialsAreReadUnderBothNames(t *testing.T) {
+	for _, name := range []string{CredentialName, EncryptedCredentialName} {
+		dir := t.TempDir()
+		var w wallet
+		if _, _, _, err := w.choose(TokenCredentials(dir)); fault.ReasonOf(err) != fault.TokenMissing {
+			t.Errorf("without a credential: %v", err)
+		}
+		// systemd decides the mode of a credential: 0440 is usual.
+		if err := write(goodToken, 0o440)(filepath.Join(dir, name)); err != nil {
+			t.Fatal(err)
+		}
+		token, from, _, err := w.choose(TokenCredentials(dir))
+		if err != nil || token.ID() != "abcdef" || from != "systemd credential "+name {
+			t.Errorf("got %v from %q, %v", token, from, err)
+		}
 	}
 }
 

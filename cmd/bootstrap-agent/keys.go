@@ -51,10 +51,12 @@ func keys() []key {
 			doc: "A kubeconfig with server and CA, in place of endpoints: where anonymous access to cluster-info is closed, or where the cluster hands out a bootstrap-kubeconfig. " +
 				"Its CA is trusted without a pin; caCertHashes, when given, must match it. With a token in it, it must be readable by root alone (0600). It is read anew when it changes."},
 		{name: "tokenFile", kind: kindString, def: defaultTokenFile, flag: "token-file", rule: (*judge).tokenFile,
-			doc: "File with the bootstrap token, readable by root alone (0600). It is read anew when it changes. After it, the systemd credential bootstrap-token, the key token and the user of discoveryFile are asked. With discoveryFile it may hold any bearer token."},
+			doc: "File with the bootstrap token, readable by root alone (0600). It is read anew when it changes. After it, the systemd credentials bootstrap-token and bootstrap-token-encrypted, the key token and the user of discoveryFile are asked. With discoveryFile it may hold any bearer token."},
 		{name: "token", kind: kindString, def: "", noEnv: true, secret: true, rule: (*judge).token,
 			example: `"abcdef.0123456789abcdef"`,
 			doc:     "The bootstrap token itself, only in a config file that root alone may read (0600). Better: tokenFile. It has neither flag nor variable, and it excludes tokenFile."},
+		{name: "removeTokenAfterJoin", kind: kindBool, def: false, flag: "remove-token-after-join",
+			doc: "Remove the token file once the machine has joined with the token in it; one that holds another token stays. It must lie where the agent may write: below /etc/bootstrap-agent, as it does by default."},
 		{name: "caCertHashes", kind: kindList, def: []string{}, flag: "ca-cert-hash", rule: (*judge).pins,
 			example: `["sha256:0000000000000000000000000000000000000000000000000000000000000000"]`,
 			doc:     "Pins of the cluster's CA: sha256 over its public key, as kubeadm prints them. Only pinned CAs are trusted at first contact. Without a pin the join stops and shows the pins seen."},

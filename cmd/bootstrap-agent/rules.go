@@ -105,6 +105,9 @@ func (j *judge) tokenFile(s setting) {
 		j.fault(s, "must be a path")
 		return
 	}
+	if j.settings.flag("removeTokenAfterJoin") {
+		j.cfg.RemoveToken = text
+	}
 	if s.at.from == fromDefault {
 		return // ours; what is wrong with the file is told when it is read
 	}
@@ -135,7 +138,7 @@ func (j *judge) token(s setting) {
 func (j *judge) tokens() {
 	sources := []agent.TokenSource{agent.TokenFile(j.settings.text("tokenFile"))}
 	if dir := j.app.getenv("CREDENTIALS_DIRECTORY"); filepath.IsAbs(dir) {
-		sources = append(sources, agent.TokenCredential(dir))
+		sources = append(sources, agent.TokenCredentials(dir)...)
 	}
 	if !j.inline.IsZero() {
 		sources = append(sources, agent.TokenInline(j.inline))

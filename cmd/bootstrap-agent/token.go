@@ -24,6 +24,7 @@ func (a *app) tokenCommand() *cobra.Command {
 			return usage("say what to do with the token: bootstrap-agent token set")
 		},
 	}
+	encrypt := false
 	set := &cobra.Command{
 		Use:   "set",
 		Short: "Read a bootstrap token from stdin and write its file",
@@ -32,12 +33,21 @@ not at all. On a terminal it is asked for without echo. The running agent uses
 it at once.
 
   kubeadm token create                    (on the control plane)
-  bootstrap-agent token set               (here; paste it)`,
+  bootstrap-agent token set               (here; paste it)
+
+With --encrypt it becomes an encrypted systemd credential instead of a file: only
+this machine can read it, and the disk alone does not tell it. systemd decrypts it
+for the agent when that starts, from systemd 250 on. A token file is asked before
+it.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if encrypt {
+				return a.tokenEncrypt(cmd.Context(), a.loader(cmd.Flags()))
+			}
 			return a.tokenSet(cmd.Context(), a.loader(cmd.Flags()))
 		},
 	}
+	set.Flags().BoolVar(&encrypt, "encrypt", false, "make an encrypted systemd credential of it")
 	addKeyFlags(set.Flags(), "tokenFile")
 	cmd.AddCommand(set)
 	return cmd
@@ -48,16 +58,9 @@ func (a *app) tokenSet(ctx context.Context, l *loader) error {
 	if err != nil {
 		return err
 	}
-	text, err := a.readSecret(ctx, "Bootstrap token (not shown): ", maxToken)
+	token, err := a.readToken(ctx, parse)
 	if err != nil {
 		return err
-	}
-	token, err := parse(text)
-	if err != nil {
-		return err
-	}
-	if weak := token.Weak(); weak != "" {
-		a.say("warning: token: %s", weak)
 	}
 	changed, err := writeToken(path, token)
 	if err != nil {
@@ -73,6 +76,22 @@ func (a *app) tokenSet(ctx context.Context, l *loader) error {
 	}
 	a.say("wrote %s (0600): %s", path, what)
 	return nil
+}
+
+// readToken reads a token from stdin and warns of one that can be guessed.
+func (a *app) readToken(ctx context.Context, parse func(string) (discovery.Token, error)) (discovery.Token, error) {
+	text, err := a.readSecret(ctx, "Bootstrap token (not shown): ", maxToken)
+	if err != nil {
+		return discovery.Token{}, err
+	}
+	token, err := parse(text)
+	if err != nil {
+		return discovery.Token{}, err
+	}
+	if weak := token.Weak(); weak != "" {
+		a.say("warning: token: %s", weak)
+	}
+	return token, nil
 }
 
 // tokenPath finds out where the token belongs, and what form it may have: only
