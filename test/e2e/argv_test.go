@@ -23,7 +23,7 @@ import (
 // kubelet tells what it was given; it makes no Node, so the agent stays in
 // Registering, which is as far as this goes.
 func TestTheKubeletGetsItsArgumentsByteForByte(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const name = "argv"
 	extra := []string{

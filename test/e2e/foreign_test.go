@@ -18,7 +18,7 @@ import (
 // A node that kubeadm joined and that works: the agent sees it before it sends a
 // byte, and nothing happens to it.
 func TestANodeOfKubeadmsIsLeftAlone(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	pipe := newPipe(t, ctx, c)
 	m := kubeadmMachine(t, ctx, "somebody-elses")
@@ -43,7 +43,7 @@ func TestANodeOfKubeadmsIsLeftAlone(t *testing.T) {
 }
 
 func TestAMachineWithSomebodyElsesIdentityIsLeftAlone(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	pipe := newPipe(t, ctx, c)
 	m := agentMachine(t, ctx, machine.Options{Name: "foreign"})

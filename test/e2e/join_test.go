@@ -25,7 +25,7 @@ import (
 // from kubeadm's own printed line, start, Ready. What was written is what
 // kubectl and client-go understand.
 func TestADebianMachineJoinsAKubeadmCluster(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	line, err := c.PrintJoinLine(ctx)
 	if err != nil {
@@ -58,7 +58,7 @@ func TestADebianMachineJoinsAKubeadmCluster(t *testing.T) {
 // of kubeadm's, a token without extra groups, no kubelet-config. The API server
 // reaches the kubelet of the node, as `kubectl logs` does.
 func TestADebianMachineJoinsAClusterMadeByHand(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.ByHand)
 	const name = "debian-by-hand"
 	token, err := c.DocumentedToken(ctx)

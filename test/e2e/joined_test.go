@@ -96,7 +96,7 @@ timeouts: {discovery: 1m0s}
 // on it that needs a joined node. Before that: what happens when the boot wants such a
 // unit. At both ends a report for a colleague.
 func TestUnitsThatNeedAJoinedNodeWaitWithoutTheBoot(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	token, unknown := newToken(t, ctx, c), cluster.RandomToken()
 	const name = "joined-later"

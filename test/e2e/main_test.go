@@ -164,6 +164,16 @@ func scenario(t *testing.T, limit time.Duration) context.Context {
 	return ctx
 }
 
+// aside is scenario for one that may run beside others, two at a time, once those
+// that may not have ended. It changes nothing that another could see: nodes,
+// tokens and requests have names of their own, no controller of a shared control
+// plane is stopped, and no second counts. Its deadline begins when it does.
+func aside(t *testing.T, limit time.Duration) context.Context {
+	t.Helper()
+	t.Parallel()
+	return scenario(t, limit)
+}
+
 func (c *timings) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()

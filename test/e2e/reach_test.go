@@ -90,7 +90,7 @@ func withNote(r fault.Reason, parts ...string) func(agent.Status) bool {
 // was retired: a machine joins all the same, and what it cannot know by itself
 // is said before anybody misses the logs of a Pod.
 func TestAClusterWithSeveralCAsIsJoinedAndReachesItsKubelets(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := severalCAs(t, ctx)
 	const clientCA = "/etc/kubernetes/pki/client-ca.crt"
 	files := handMadeSettings()

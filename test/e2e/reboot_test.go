@@ -22,7 +22,7 @@ import (
 // token (which is gone by then) and without a request; the kubelet's own unit
 // starts it, the agent only sees that all is well.
 func TestARebootedMachineComesBackWithItsCertificate(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const name = "rebooted"
 	token := newToken(t, ctx, c)

@@ -25,7 +25,7 @@ const (
 // Each is told apart while it is waited for, and when it is mended the agent goes
 // on by itself.
 func TestEachStateOfContainerdIsToldApartAndTheJoinGoesOnByItself(t *testing.T) {
-	ctx := scenario(t, 2*time.Minute)
+	ctx := aside(t, 2*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const name = "runtime-late"
 	token := newToken(t, ctx, c)

@@ -56,7 +56,7 @@ func notesConfigInvalid(s agent.Status) bool {
 // What systemd and a person with systemctl may do to the agent, phase by phase,
 // on one machine: each part begins with settings of its own.
 func TestTheLifeOfTheAgentsUnit(t *testing.T) {
-	ctx := scenario(t, 7*time.Minute)
+	ctx := aside(t, 7*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	patient := waitingToken(t, ctx, c)
 	m := agentMachine(t, ctx, machine.Options{Name: "service"})

@@ -62,7 +62,7 @@ WantedBy=multi-user.target
 // unit, its files or its administrator would lose stops the join before a byte is
 // sent, and not a byte is changed; then it joins, with what they have said.
 func TestAMachineWithAKubeletUnitOfItsOwn(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	pipe := newPipe(t, ctx, c)
 	m := agentMachine(t, ctx, machine.Options{

@@ -27,7 +27,7 @@ const (
 // kubeconfig, the vendor's files stay as they are, and what the administrator
 // wrote into /etc/default/kubelet still reaches the kubelet.
 func TestOurKubeconfigWinsOverAVendorsUnitThatIsThereBefore(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const name = "vendor-before"
 	files := vendorFiles()
@@ -90,7 +90,7 @@ func notesStopped(how string) func(agent.Status) bool {
 // kubelet runs on, and after a restart by hand it is the same kubelet, with what
 // the administrator wrote into the package's file in the meantime.
 func TestOurKubeconfigWinsOverAVendorsUnitThatComesLater(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const name = "vendor-after"
 	m := joinMachine(t, ctx, c, machine.Options{Name: name}, newToken(t, ctx, c))

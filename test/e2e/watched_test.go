@@ -52,7 +52,7 @@ func promtool(t *testing.T, ctx context.Context, stdin string, args ...string) s
 // A machine that waits, joins and is a node, seen with the tools that people have
 // for that: Prometheus, kubectl, journalctl.
 func TestAMachineCanBeWatchedWithOrdinaryTools(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	token := waitingToken(t, ctx, c)
 	folder, err := machine.Prometheus(ctx, logf)
