@@ -80,5 +80,7 @@ type buildError struct {
 	out string
 }
 
-func (e *buildError) Error() string { return "cannot build the lab agent: " + e.err.Error() + "\n" + e.out }
+func (e *buildError) Error() string {
+	return "cannot build the lab agent: " + e.err.Error() + "\n" + e.out
+}
 func (e *buildError) Unwrap() error { return e.err }

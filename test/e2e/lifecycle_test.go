@@ -171,6 +171,9 @@ func (l *life) slowConfigAppears(t *testing.T, ctx context.Context) {
 	mustRun(t, ctx, l.m, "systemctl", "stop", agentUnit)
 	mustRun(t, ctx, l.m, "rm", configPath)
 	mustRun(t, ctx, l.m, "systemctl", "start", pathUnit)
+	// systemd watches again only when it has dealt with the end of the service; what
+	// is written and done with before that it does not see.
+	awaitProps(t, ctx, l.m, pathUnit, "the watch", func(p map[string]string) bool { return p["SubState"] == "waiting" })
 	if err := l.v.publish(); err != nil { // or the build would slow the writer down
 		t.Fatal(err)
 	}

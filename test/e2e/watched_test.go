@@ -154,7 +154,7 @@ func metricsAreClean(t *testing.T, ctx context.Context, m *machine.Machine) stri
 
 func nodeIsInTheMetrics(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machine.Machine) {
 	eventually(t, ctx, "the join in the file", func(ctx context.Context) error {
-		return holds(m.ReadFile(ctx, metricsPath))("bootstrap_agent_joined 1")
+		return holds(m.ReadFile(ctx, metricsPath))("\nbootstrap_agent_joined 1\n") // not the line of its help
 	})
 	text := metricsAreClean(t, ctx, m)
 	if err := holds(text, nil)(`bootstrap_agent_trusted_ca_info{hash="`+c.Pin()+`"} 1`, "bootstrap_agent_renewal_automatic 1", "bootstrap_agent_client_cert_not_after_seconds ",
@@ -168,7 +168,7 @@ func nodeIsInTheMetrics(t *testing.T, ctx context.Context, c *cluster.Cluster, m
 	mustRun(t, ctx, m, "systemd-run", "--quiet", "--unit=exporter", "--property=User=nobody", "/opt/prometheus/prometheus-node-exporter", "--collector.disable-defaults", "--collector.textfile",
 		"--collector.textfile.directory=/run/bootstrap-agent", "--web.listen-address=127.0.0.1:9100")
 	eventually(t, ctx, "node_exporter", func(ctx context.Context) error {
-		return holds(m.Output(ctx, "curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:9100/metrics"))("bootstrap_agent_joined 1", "node_textfile_scrape_error 0")
+		return holds(m.Output(ctx, "curl", "--silent", "--show-error", "--fail", "http://127.0.0.1:9100/metrics"))("\nbootstrap_agent_joined 1\n", "node_textfile_scrape_error 0")
 	})
 	if result, err := m.Run(ctx, "curl", "--silent", "--max-time", "2", "http://"+m.Address+":9464/metrics"); err != nil || result.Code == 0 {
 		t.Errorf("the port answers on another address than the one named: %v %+v", err, result)
