@@ -313,14 +313,14 @@ func TestTokenSourcesKeepTheirOrder(t *testing.T) {
 	for _, s := range good.agent.Tokens {
 		names = append(names, s.Name())
 	}
-	want := []string{"token file " + defaultTokenFile, "systemd credential bootstrap-token", "key token of the config file"}
+	want := []string{"token file " + defaultTokenFile, "systemd credential bootstrap-token", "systemd credential bootstrap-token-encrypted", "key token of the config file"}
 	if !reflect.DeepEqual(names, want) {
 		t.Errorf("sources %q", names)
 	}
 	if _, err := good.agent.Tokens[1].Read(); err == nil {
 		t.Error("a missing credential gave a token")
 	}
-	token, err := good.agent.Tokens[2].Read()
+	token, err := good.agent.Tokens[3].Read()
 	if err != nil || token.Bearer() != goodToken {
 		t.Errorf("inline token: %v", err)
 	}
