@@ -18,6 +18,19 @@ const (
 	collectAtRest = 100
 )
 
+// hideMemory keeps token and keys in this process: no core file whatever the
+// limits are, and no other process of the same user may trace it or read its
+// memory (prctl(2), PR_SET_DUMPABLE). Root with CAP_SYS_PTRACE still can.
+//
+// Only root's process does it: the files in /proc of such a process belong to
+// root, and another user's could not read its own any more.
+func hideMemory() error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	return unix.Prctl(unix.PR_SET_DUMPABLE, 0, 0, 0, 0)
+}
+
 // spendMemory puts off the collection of garbage until giveMemoryBack.
 func spendMemory() { debug.SetGCPercent(collectAtJoin) }
 

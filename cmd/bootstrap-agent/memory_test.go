@@ -2,10 +2,34 @@ package main
 
 import (
 	"io"
+	"os"
 	"testing"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
 )
+
+func TestARootsProcessCannotBeDumped(t *testing.T) {
+	before, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Prctl(unix.PR_SET_DUMPABLE, uintptr(before), 0, 0, 0) })
+	if err := hideMemory(); err != nil {
+		t.Fatal(err)
+	}
+	want := 0
+	if os.Geteuid() != 0 {
+		want = before // it could not read its own /proc any more
+	}
+	if after, err := unix.PrctlRetInt(unix.PR_GET_DUMPABLE, 0, 0, 0, 0); err != nil || after != want {
+		t.Errorf("dumpable is %d (%v), was %d", after, err, before)
+	}
+	// What the program reads of itself it still can.
+	if _, err := os.ReadFile("/proc/self/smaps_rollup"); err != nil {
+		t.Error(err)
+	}
+}
 
 func TestOnlyPagesThatAreNeverWrittenAreGivenBack(t *testing.T) {
 	const program = "/usr/bin/bootstrap-agent"

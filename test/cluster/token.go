@@ -5,7 +5,9 @@ import (
 	"crypto/rand"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -37,7 +39,25 @@ type TokenOptions struct {
 // RandomToken returns a well-formed token that no cluster knows.
 func RandomToken() Token {
 	text := strings.ToLower(rand.Text())
-	return Token{ID: text[:6], Secret: text[6:22]}
+	token := Token{ID: text[:6], Secret: text[6:22]}
+	made.Lock()
+	defer made.Unlock()
+	made.secrets = append(made.secrets, token.Secret)
+	return token
+}
+
+// made are the secrets of all tokens that this process has made.
+var made struct {
+	sync.Mutex
+	secrets []string
+}
+
+// Secrets returns the secret of every token that this process has made, so that
+// whoever used them can be searched for all of them.
+func Secrets() []string {
+	made.Lock()
+	defer made.Unlock()
+	return slices.Clone(made.secrets)
 }
 
 // NewToken makes a token that authenticates at once. Whether it has signed

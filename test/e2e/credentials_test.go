@@ -45,6 +45,19 @@ func TestATokenIsAnEncryptedCredentialOrIsRemovedOnceSpent(t *testing.T) {
 		if found != "" {
 			t.Errorf("the secret lies in %s", found)
 		}
+		// All goroutines in the journal, as the watchdog would have them: what the
+		// search at the end finds nothing in.
+		before := unitProps(t, ctx, m, agentUnit, "MainPID")["MainPID"]
+		if limit := mustRun(t, ctx, m, "grep", "-E", "^Max core file size +0 +0 ", "/proc/"+before+"/limits"); limit == "" {
+			t.Error("a core file may be written")
+		}
+		mustRun(t, ctx, m, "systemctl", "kill", "--signal=QUIT", agentUnit)
+		eventually(t, ctx, "the stacks in the journal", func(ctx context.Context) error {
+			return holds(m.Journal(ctx, agentUnit))("SIGQUIT: quit", "goroutine 1 ")
+		})
+		awaitProps(t, ctx, m, agentUnit, "another process", func(p map[string]string) bool {
+			return p["ActiveState"] == "active" && p["MainPID"] != before
+		})
 		if err := c.DeleteNode(ctx, m.Name); err != nil {
 			t.Error(err)
 		}

@@ -37,6 +37,7 @@ func newMachine(t *testing.T, ctx context.Context, opts machine.Options) *machin
 		if t.Failed() {
 			showMachine(t, m)
 		}
+		holdsNoSecret(t, m)
 		if err := m.Close(); err != nil {
 			t.Errorf("machine %s: %v", m.Name, err)
 		}
