@@ -175,7 +175,10 @@ func waitsForTheClusterThenForAToken(c *cluster.Cluster, pipe *proxy.Pipe) func(
 			t.Error(err1, err2)
 		}
 		t.Logf("cloud-final took %s without a cluster", time.Duration(ended-began)*time.Microsecond)
-		awaitStatus(t, ctx, m, "the cluster to be missed", 10*time.Second, hasReason(fault.EndpointUnreachable))
+		// What is refused a moment after it was accepted looks like either.
+		awaitStatus(t, ctx, m, "the cluster to be missed", 10*time.Second, func(s agent.Status) bool {
+			return s.Reason == fault.EndpointUnreachable || s.Reason == fault.TLSHandshakeFailed
+		})
 		pipe.Set(proxy.Pass)
 		awaitStatus(t, ctx, m, "the token to be missed", 30*time.Second, hasReason(fault.TokenUnknown))
 		fresh := newToken(t, ctx, c)

@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -99,6 +100,7 @@ func TestUnitsThatNeedAJoinedNodeWaitWithoutTheBoot(t *testing.T) {
 	ctx := aside(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	token, unknown := newToken(t, ctx, c), cluster.RandomToken()
+	password := strings.ToLower(rand.Text()) // of somebody else's, in the kubelet's environment
 	const name = "joined-later"
 	m := bootMachine(t, ctx, machine.Options{
 		Name: "waited-for", Binds: []string{filepath.Join(filepath.Dir(kubelet), "kubeadm") + ":/usr/bin/kubeadm"},
@@ -108,7 +110,7 @@ func TestUnitsThatNeedAJoinedNodeWaitWithoutTheBoot(t *testing.T) {
 			"/etc/systemd/system/on-demand.service":  {Content: onDemand},
 			"/etc/systemd/system/last-stage.service": {Content: lastStage},
 			kubeadmFile:                              {Content: joinConfiguration(c, token, name), Mode: 0o600},
-			"/etc/default/kubelet":                   {Content: "KUBELET_EXTRA_ARGS=\nMY_SECRET=" + unknown.Secret + "\n"},
+			"/etc/default/kubelet":                   {Content: "KUBELET_EXTRA_ARGS=\nMY_SECRET=" + password + "\n"},
 		},
 	})
 	if out := mustRun(t, ctx, m, "kubeadm", "config", "validate", "--config", kubeadmFile); strings.TrimSpace(out) != "ok" {
@@ -125,7 +127,7 @@ func TestUnitsThatNeedAJoinedNodeWaitWithoutTheBoot(t *testing.T) {
 		configure(t, ctx, m, joinLineOf(c, unknown))
 		mustRun(t, ctx, m, "systemctl", "start", agentUnit)
 		awaitStatus(t, ctx, m, "the refusal", 20*time.Second, hasReason(fault.TokenUnknown))
-		checkReport(t, ctx, m, []string{unknown.Secret, token.Secret}, "TokenUnknown", "endpoints: ["+c.Endpoint()+"]", "✓ config", "kubelet          v1.36.3 at /usr/bin/kubelet",
+		checkReport(t, ctx, m, []string{unknown.Secret, token.Secret, password}, "TokenUnknown", "endpoints: ["+c.Endpoint()+"]", "✓ config", "kubelet          v1.36.3 at /usr/bin/kubelet",
 			"ActiveState=active", "not there yet", "reason=TokenUnknown", "Version=25")
 	})
 	t.Run("the wrong form holds up the boot, and whoever would end the wait", func(t *testing.T) { wrongFormHangs(t, ctx, m) })
@@ -145,7 +147,7 @@ func TestUnitsThatNeedAJoinedNodeWaitWithoutTheBoot(t *testing.T) {
 		mustRun(t, ctx, m, "systemctl", "start", "on-demand.service")
 	})
 	t.Run("a report of a node, whose agent is down", func(t *testing.T) {
-		checkReport(t, ctx, m, []string{unknown.Secret, token.Secret}, "Joined", "The agent is not running", "subject  CN=system:node:"+name+",O=system:nodes", "pin "+c.Pin(), "/etc/systemd/system/kubelet.service",
+		checkReport(t, ctx, m, []string{unknown.Secret, token.Secret, password}, "Joined", "The agent is not running", "subject  CN=system:node:"+name+",O=system:nodes", "pin "+c.Pin(), "/etc/systemd/system/kubelet.service",
 			"kubelet-client-current.pem -> /var/lib/kubelet/pki/kubelet-client-", "kubelet.go", "MY_SECRET=<redacted>", "nodeLabels: [example.org/rack=r7]")
 		result, err := m.Run(ctx, "runuser", "-u", "nobody", "--", "bootstrap-agent", "report", "-o", "-")
 		if err != nil || result.Code != 0 || !strings.Contains(result.Stdout, "without root") || !strings.Contains(result.Stdout, "Configuration: not whole") || !strings.Contains(result.Stdout, "Joined") {
