@@ -43,12 +43,18 @@ func (a *Agent) checkName(ctx context.Context, o Observation) error {
 		if err := a.connectNode(data); err != nil {
 			return "", err
 		}
-		a.renderAhead(ctx, o)
+		if o.Pair != PairUsable || a.manifest.Rewrite {
+			a.renderAhead(ctx, o)
+		}
 		return a.nameIsFree(ctx)
 	})
 	var unauthorized *apiclient.Unauthorized
 	if errors.As(err, &unauthorized) {
 		a.closeNode()
+		if o.Pair == PairUsable {
+			// The old one serves: nothing is lost by not installing this one.
+			return a.dropNewPair("the API server refuses the new certificate")
+		}
 		if now := a.deps.Clock.Now(); a.memory.unauthorized.IsZero() || now.Sub(a.memory.unauthorized) < a.pace.UnauthorizedGap {
 			// Believed only when it comes twice, a minute apart.
 			if a.memory.unauthorized.IsZero() {
@@ -139,7 +145,11 @@ func taken(name string, node *corev1.Node, us Machine) error {
 // installPair moves the checked pair into the kubelet's FileStore. A kubelet
 // that runs is stopped first: it writes into that store, too.
 func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) error {
+	anew := o.Pair == PairUsable // the node is one: only its pair is replaced
 	if o.Unit.Active && o.Unit.HeldBack != "" {
+		if anew {
+			return a.dropNewPair("the kubelet could not be started again after it")
+		}
 		return fault.New(fault.UnitMasked, "%s runs but is %s: once stopped for its new certificate it could not be started again", UnitName, o.Unit.HeldBack).
 			WithHint("systemctl unmask kubelet; systemctl enable kubelet")
 	}
@@ -153,13 +163,17 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 		}
 		a.did(fault.EventKubeletStopped).Info("kubelet stopped, its certificate is replaced")
 	}
+	if anew && a.overtaken(pair) {
+		return atomicfile.Discard(a.cfg.Paths.NewPair())
+	}
 	for _, path := range []string{
 		a.files.CurrentPair(), a.files.CACert(), a.files.ConfigFile(), a.files.EnvironmentFile(),
 		a.files.ServingCert(), a.files.ServingKey(), a.files.Kubeconfig(),
 	} {
 		a.manifest.Expect(path, "")
 	}
-	a.manifest.Rewrite, a.manifest.Inputs = true, a.now()
+	a.manifest.Rewrite = a.manifest.Rewrite || !anew
+	a.manifest.Before, a.manifest.Inputs = a.wayBack(o, pair), a.now()
 	if err := a.manifest.Write(a.cfg.Paths); err != nil {
 		return err
 	}

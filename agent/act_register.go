@@ -138,6 +138,12 @@ func (a *Agent) registered(ctx context.Context, node *corev1.Node, started time.
 	if err := a.keepUID(string(node.UID)); err != nil {
 		return err
 	}
+	if a.manifest.Before != "" { // the new pair has proven itself
+		a.manifest.Before = ""
+		if err := a.manifest.Write(a.cfg.Paths); err != nil {
+			return err
+		}
+	}
 	return a.payReload(ctx)
 }
 

@@ -96,6 +96,7 @@ type memory struct {
 	turn            int           // of the questions that take turns, see askAPI
 	serving         *pendingAsked // the kubelet's request for its serving certificate
 	renewal         *pendingAsked // its request for an overdue renewal
+	reissue         reissue       // of a new certificate that the agent asks for with the old one
 	caOffered       []string
 	serverOffered   string // by cluster-info, other than the one accepted
 	caFromFile      bool   // it is the discovery file that shows caOffered
@@ -266,6 +267,9 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 		ConfiguringKubelet:    a.configure,
 		StartingKubelet:       a.start,
 		Registering:           a.register,
+	}
+	if a.fellBack(ctx, obs) || a.reissued(ctx, &obs) {
+		return false, nil
 	}
 	atRest := obs.Unit.HeldBack != "" || obs.Node.Deleted && obs.Healthy
 	if obs.Pair == PairVanishing || phase == Joined || atRest && phase == Registering {

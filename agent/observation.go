@@ -37,6 +37,8 @@ type Observation struct {
 	Findings []*preflight.Row
 	// Renewal is what is known of the next renewal of the certificate.
 	Renewal Renewal
+	// Reissue is what is known of a certificate that is to be replaced before its end.
+	Reissue Reissue
 	// Serving is how the API server can reach this kubelet.
 	Serving Serving
 	// CAOffered are pins of CAs that cluster-info shows and the trust record
@@ -189,6 +191,10 @@ func notesOf(o Observation) []Note {
 	if o.Renewal.Overdue {
 		add(fault.RenewalOverdue, "the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339)+o.Renewal.Request.clause())
 		hint(o.Renewal.Request.approve())
+	}
+	if o.Reissue.Why != "" {
+		add(fault.ReissuePending, o.Reissue.message())
+		hint(o.Reissue.approve())
 	}
 	if len(o.Serving.OtherCAs) > 0 {
 		add(fault.ClientCAMissing, "the API server takes client certificates of "+strings.Join(o.Serving.OtherCAs, ", ")+"; this kubelet trusts only the CA of cluster-info")

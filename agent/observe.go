@@ -40,7 +40,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		ServerFromFile:  a.cfg.Discovery != nil,
 		Skew:            a.memory.skew,
 	}
-	o.NewPair = a.hasNewPair()
+	o.NewPair = a.hasNewPair(pair)
 	unit, err := a.lookAtUnit(ctx, nextPhase(o))
 	if err != nil {
 		return o, err
@@ -60,6 +60,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 			a.memory.renewal = nil
 		}
 	}
+	o.Reissue = a.reissueState(seen.Pair, o, now)
 	if automatic := a.manifest.RenewalAutomatic; automatic != nil {
 		o.Renewal.NotAutomatic = !*automatic
 	}
@@ -239,10 +240,11 @@ func (a *Agent) noteUnit(unit systemd.Unit) {
 // hasNewPair tells whether a signed pair that can be used waits in our own
 // folder. One that cannot (a crash, another name, expired, another cluster than
 // the one that is configured now) counts as none: the request is made again and
-// replaces it.
-func (a *Agent) hasNewPair() bool {
+// replaces it. One that was asked for with a pair that still serves is of the
+// cluster that this node belongs to, whatever the config says now.
+func (a *Agent) hasNewPair(current Pair) bool {
 	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
-	if err != nil || a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
+	if err != nil || current != PairUsable && a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
 		return false
 	}
 	return kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable

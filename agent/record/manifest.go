@@ -22,6 +22,9 @@ type Manifest struct {
 	// Rewrite: a new pair was installed, so kubeconfig, CA and kubelet config are
 	// written anew from the trust record, whatever stands there.
 	Rewrite bool `json:"rewrite,omitempty"`
+	// Before is the file of the pair that the installed one has replaced, until that
+	// has proven itself: should the API refuse it, there is a way back.
+	Before string `json:"before,omitempty"`
 	// ReloadOwed: the unit was new to systemd and was started without a
 	// daemon-reload, which is made up for once nobody waits for it.
 	ReloadOwed bool `json:"reloadOwed,omitempty"`

@@ -1,5 +1,7 @@
 package record
 
+import "encoding/pem"
+
 // Machine is what tells this machine and this boot from others.
 type Machine struct {
 	BootID    string `json:"bootID,omitempty"`    // new at every boot
@@ -30,6 +32,10 @@ type Trust struct {
 	// ClientCAs are the names of the CAs whose clients the API server takes, where
 	// none of the accepted ones is among them; quoted already.
 	ClientCAs []string `json:"clientCAs,omitempty"`
+	// FormerCA holds the CAs that this record held once and has dropped since
+	// (PEM). Nothing is trusted on their strength: a node's certificate that only
+	// one of them vouches for is replaced while it is still accepted.
+	FormerCA string `json:"formerCA,omitempty"`
 
 	// Who we are.
 	NodeName string  `json:"nodeName"`
@@ -46,6 +52,44 @@ func ReadTrust(paths Paths) (*Trust, error) {
 		return nil, err
 	}
 	return &t, nil
+}
+
+// mostFormer bounds FormerCA: who rotates more often has had the time to replace
+// every certificate.
+const mostFormer = 8
+
+// TakeCA replaces the accepted bundle by another one (PEM, with its pins) and
+// remembers what that drops. The caller has decided that it is to be trusted, and
+// writes the record.
+func (t *Trust) TakeCA(bundle string, pins []string) {
+	held := map[string]bool{}
+	for _, block := range certificates(bundle) {
+		held[string(block.Bytes)] = true
+	}
+	var former []byte
+	kept := 0
+	for _, block := range append(certificates(t.CA), certificates(t.FormerCA)...) {
+		if held[string(block.Bytes)] || kept == mostFormer {
+			continue
+		}
+		held[string(block.Bytes)] = true // once is enough
+		former = append(former, pem.EncodeToMemory(&pem.Block{Type: block.Type, Bytes: block.Bytes})...)
+		kept++
+	}
+	t.CA, t.CAPins, t.FormerCA = bundle, pins, string(former)
+}
+
+// certificates are the certificate blocks of a PEM text.
+func certificates(text string) (out []*pem.Block) {
+	for rest := []byte(text); ; {
+		var block *pem.Block
+		if block, rest = pem.Decode(rest); block == nil {
+			return out
+		}
+		if block.Type == "CERTIFICATE" {
+			out = append(out, block)
+		}
+	}
 }
 
 // Write makes the record durable.

@@ -167,7 +167,12 @@ func (s *Server) byCertificate(chain []*x509.Certificate) (identity, bool) {
 		return identity{}, false
 	}
 	roots, middle := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(s.pki.client.cert)
+	if !s.pki.refuseSigner {
+		roots.AddCert(s.pki.client.cert)
+	}
+	for _, ca := range s.pki.former {
+		roots.AddCert(ca.cert)
+	}
 	for _, c := range chain[1:] {
 		middle.AddCert(c)
 	}

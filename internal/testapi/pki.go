@@ -35,7 +35,10 @@ type pki struct {
 	client  *authority   // signs client certificates
 	foreign *authority   // of another cluster: trusted by nobody here
 	retired []*authority // former serving CAs that are still in the bundle
+	former  []*authority // former signers of clients that are still accepted
 	leaf    tls.Certificate
+
+	refuseSigner bool
 }
 
 // ServingMode is which certificate the server shows from the next handshake on.
@@ -138,9 +141,23 @@ func (s *Server) RotateClientCA() error {
 	if err != nil {
 		return err
 	}
-	s.set(func() { s.pki.client = ca })
+	s.set(func() { s.pki.client, s.pki.former = ca, nil })
 	return nil
 }
+
+// SignClientsWithServingCA lets the serving CA of now sign client certificates,
+// as after a rotation. Certificates of the signers before it are accepted until
+// DropFormerSigners.
+func (s *Server) SignClientsWithServingCA() {
+	s.set(func() { s.pki.client, s.pki.former = s.pki.serving, append(s.pki.former, s.pki.client) })
+}
+
+// RefuseSigner has certificates of the signer of now answered 401, as an API
+// server does that was not given its CA; those of former ones are accepted.
+func (s *Server) RefuseSigner(on bool) { s.set(func() { s.pki.refuseSigner = on }) }
+
+// DropFormerSigners has every certificate of a former signer answered 401.
+func (s *Server) DropFormerSigners() { s.set(func() { s.pki.former = nil }) }
 
 // CA is the serving CA (PEM), the one that cluster-info tells about.
 func (s *Server) CA() []byte {
