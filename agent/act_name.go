@@ -48,13 +48,14 @@ func (a *Agent) checkName(ctx context.Context, o Observation) error {
 		}
 		return a.nameIsFree(ctx)
 	})
+	if err != nil && o.Pair == PairUsable && ctx.Err() == nil {
+		// The old one serves: nothing is lost by not installing this one.
+		a.closeNode()
+		return a.dropNewPair("the new certificate is not installed: " + err.Error())
+	}
 	var unauthorized *apiclient.Unauthorized
 	if errors.As(err, &unauthorized) {
 		a.closeNode()
-		if o.Pair == PairUsable {
-			// The old one serves: nothing is lost by not installing this one.
-			return a.dropNewPair("the API server refuses the new certificate")
-		}
 		if now := a.deps.Clock.Now(); a.memory.unauthorized.IsZero() || now.Sub(a.memory.unauthorized) < a.pace.UnauthorizedGap {
 			// Believed only when it comes twice, a minute apart.
 			if a.memory.unauthorized.IsZero() {
@@ -105,17 +106,15 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 		return "a Node that never lived has it", nil
 	}
 	first := lease.Spec.RenewTime.Time
-	server, _, known := a.node.Clock()
-	if !known {
-		server = a.deps.Clock.Now()
-	}
-	if server.Sub(first) > length {
+	// By the server's word, which came with this answer. Our own clock may be days
+	// off on a machine that was off; without that word the Lease is watched.
+	if server, _, known := a.node.Clock(); known && server.Sub(first) > length {
 		return fmt.Sprintf("its last owner has been dead since %s", first.UTC().Format(time.RFC3339)), nil
 	}
 	watchFor := max(a.pace.NamesakeAtLeast, time.Duration(float64(length)*namesakeShare))
-	for watched := time.Duration(0); watched < watchFor; watched += a.pace.NamesakeEvery {
+	for left := watchFor; left > 0; left -= a.pace.NamesakeEvery {
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
-		fire, stop := a.deps.Clock.After(a.pace.NamesakeEvery)
+		fire, stop := a.deps.Clock.After(min(left, a.pace.NamesakeEvery))
 		select {
 		case <-ctx.Done():
 			stop()
@@ -148,7 +147,7 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 	anew := o.Pair == PairUsable // the node is one: only its pair is replaced
 	if o.Unit.Active && o.Unit.HeldBack != "" {
 		if anew {
-			return a.dropNewPair("the kubelet could not be started again after it")
+			return a.dropNewPair("the new certificate is not installed: the kubelet could not be started again after it")
 		}
 		return fault.New(fault.UnitMasked, "%s runs but is %s: once stopped for its new certificate it could not be started again", UnitName, o.Unit.HeldBack).
 			WithHint("systemctl unmask kubelet; systemctl enable kubelet")

@@ -43,6 +43,7 @@ type Agent struct {
 	pending *reload
 
 	// Memory of the loop's goroutine; nothing else touches it.
+	held         *record.Lock
 	configErr    error
 	trust        *record.Trust
 	distrusted   bool // the record in memory has proven wrong: discover anew
@@ -137,7 +138,8 @@ func (a *Agent) Run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("cannot start: %w", err)
 	}
-	defer held.Release()
+	a.held = held
+	defer func() { a.held.Release() }()
 	var background sync.WaitGroup
 	defer background.Wait()
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -210,6 +212,9 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 		a.takeReload()
 		a.listen(ctx)
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
+		if err := a.keepState(); err != nil {
+			return err
+		}
 		obs, err := a.observe(ctx)
 		if ctx.Err() != nil {
 			return a.ended(ctx)
@@ -293,7 +298,7 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 			return false, err
 		}
 	}
-	return false, acts[phase](ctx, obs)
+	return false, a.whyAnew(phase, obs, acts[phase](ctx, obs))
 }
 
 // wait pauses until the next attempt, a reload, a change of the unit (once the

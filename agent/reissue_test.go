@@ -1,6 +1,8 @@
 package agent
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"slices"
 	"strings"
@@ -34,10 +36,62 @@ func (r *rig) rotateCA() {
 		r.t.Fatal(err)
 	}
 	r.api.SignClientsWithServingCA()
-	trust := must(record.ReadTrust(r.cfg.Paths))
+	trust, manifest := must(record.ReadTrust(r.cfg.Paths)), must(record.ReadManifest(r.cfg.Paths))
 	trust.TakeCA(string(r.api.CA()), []string{r.api.Pin()})
-	if err := trust.Write(r.cfg.Paths); err != nil {
+	manifest.Wrote(r.files().CACert(), r.api.CA())
+	if err := errors.Join(trust.Write(r.cfg.Paths), manifest.Write(r.cfg.Paths), os.WriteFile(r.files().CACert(), r.api.CA(), 0o644)); err != nil {
 		r.t.Fatal(err)
+	}
+}
+
+// reissueDue is the story of a node whose certificate is of a dropped CA, for the
+// crash property.
+func reissueDue(r *rig) {
+	r.cfg.AfterJoin = AfterJoinExit
+	r.mustJoin()
+	r.awaitLock()
+	r.rotateCA()
+	manifest := must(record.ReadManifest(r.cfg.Paths)) // the CA is an input, and the kubelet older than it
+	manifest.Inputs = record.Moment{BootID: r.boot, Monotonic: r.deps.Clock.Monotonic()}
+	if err := manifest.Write(r.cfg.Paths); err != nil {
+		r.t.Fatal(err)
+	}
+	r.cfg.AfterJoin = AfterJoinHeal
+}
+
+func TestACrashAnywhereInAReissueEndsWithTheNewPair(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	reissueDue(r)
+	points := r.crashAt(0)
+	if !r.signedNow() || !slices.Contains(points, "after stop") {
+		t.Fatalf("nothing happened: %v", points)
+	}
+	for at := range points {
+		t.Run(fmt.Sprintf("%02d %s", at, points[at]), func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, testapi.Options{Quiet: true})
+			reissueDue(r)
+			r.cfg.Tokens = nil
+			loaded := r.watchKubelet()
+			r.crashAt(at + 1)
+			if at%2 == 0 {
+				r.boot = "22222222-0000-0000-0000-000000000000"
+				r.deps.Machine.BootID = r.boot
+				r.units.Reboot()
+			}
+			r.mu.Lock()
+			r.statuses = nil // of the run that crashed
+			r.mu.Unlock()
+			_, stop := r.start()
+			r.await("the new pair at work", func(s Status) bool { return s.Phase == Joined && r.signedNow() && *loaded == r.kubeletInputs() })
+			_ = stop()
+			if n := len(r.by(kubelet.NodeUser(nodeName))); n > 2 {
+				t.Errorf("%d requests", n)
+			}
+			if m := must(record.ReadManifest(r.cfg.Paths)); m.Before != "" {
+				t.Errorf("before: %s", m.Before)
+			}
+		})
 	}
 }
 
