@@ -114,6 +114,10 @@ func noted(want fault.Reason, text string) func(Status) bool {
 	}
 }
 
+func joinedWith(want fault.Reason, text string) func(Status) bool {
+	return func(s Status) bool { return s.Phase == Joined && noted(want, text)(s) }
+}
+
 func (r *rig) by(user string) (names []string) {
 	for _, c := range r.api.CSRs() {
 		if c.Spec.Username == user {
@@ -189,9 +193,9 @@ func TestAnUnapprovedReissueWaitsSaysSoAndTheOldPairGoesOn(t *testing.T) {
 	old := r.pair().Serial
 	calls := len(r.units.Calls())
 	_, stop := r.start()
-	s := r.await("the note", noted(fault.ReissuePending, "kubectl certificate approve node-csr-"))
-	if s.Phase != Joined || s.Certificate.Serial != old || len(r.units.Calls()) != calls {
-		t.Errorf("phase %s, calls %v", s.Phase, r.units.Calls()[calls:])
+	s := r.await("the note", joinedWith(fault.ReissuePending, "kubectl certificate approve node-csr-"))
+	if s.Certificate.Serial != old || len(r.units.Calls()) != calls {
+		t.Errorf("calls %v", r.units.Calls()[calls:])
 	}
 	_ = stop()
 	// An agent that is started anew finds its request again, and its key.
@@ -222,9 +226,7 @@ func TestAReissueIsSplayedWhereTheKubeletRunsAndNotWhereItIsDown(t *testing.T) {
 			calls := len(r.units.Calls())
 			_, stop := r.start()
 			if !down {
-				r.await("the note", func(s Status) bool {
-					return s.Phase == Joined && noted(fault.ReissuePending, "a new one is asked for at")(s)
-				})
+				r.await("the note", joinedWith(fault.ReissuePending, "a new one is asked for at"))
 				if len(r.by(kubelet.NodeUser(nodeName))) != 0 || after < time.Hour {
 					t.Errorf("asked at once; splay %s", after)
 				}
@@ -272,9 +274,9 @@ func TestANewCertificateThatTheAPIRefusesDoesNotCostTheNode(t *testing.T) {
 	r.cfg.AfterJoin, r.cfg.Tokens = AfterJoinHeal, nil
 	old, calls := r.pair().Serial, len(r.units.Calls())
 	_, stop := r.start()
-	s := r.await("the note", noted(fault.ReissuePending, "the new certificate is not installed"))
-	if s.Phase != Joined || s.Certificate.Serial != old || len(r.units.Calls()) != calls {
-		t.Errorf("phase %s, calls %v", s.Phase, r.units.Calls()[calls:])
+	s := r.await("the note", joinedWith(fault.ReissuePending, "the new certificate is not installed"))
+	if s.Certificate.Serial != old || len(r.units.Calls()) != calls {
+		t.Errorf("calls %v", r.units.Calls()[calls:])
 	}
 	_ = stop()
 	r.api.SignWrong(testapi.WrongNothing)
