@@ -52,6 +52,7 @@ func TestTheIDsInTheJournalAreForEver(t *testing.T) {
 		"CARefreshUnavailable":       "79a0f20f24418998b8151b80d44ae0f0",
 		"RenewalNotAutomatic":        "6dc6bccf053d8fe999fd34d11dc9c202",
 		"RenewalOverdue":             "8204206405f9852da5021e9bb345f52c",
+		"ReissuePending":             "d2715b0a998f8fad884de350b6797fc9",
 		"ClientCAMissing":            "a4c9bf07f97a8c76bb4574bb55c70c02",
 		"ServingCertificatePending":  "504f107f58fc8d4ba92cc4de20a22eb1",
 		"NodeDeleted":                "1af43858c06a8c23814174745f787f4e",
