@@ -30,7 +30,7 @@ func newCA(t *testing.T, name string) string {
 
 func TestWhatABundleDropsIsRememberedUntilItIsBack(t *testing.T) {
 	a, b, c := newCA(t, "a"), newCA(t, "b"), newCA(t, "c")
-	trust := &Trust{CA: a}
+	trust := &Trust{CA: a, Server: "https://10.0.0.1:6443"}
 	for _, step := range []struct{ bundle, former string }{
 		{b + a, ""}, // both, in whatever order
 		{b, a},      // a is dropped
