@@ -173,7 +173,7 @@ func (r *rig) mustStayJoined() {
 	r.mu.Unlock()
 	begun := r.deps.Clock.Now()
 	_, stop := r.start()
-	r.await("an hour at rest", func(s Status) bool { return s.Phase == Joined && s.Time.Sub(begun) > time.Hour })
+	r.await("a look at the API at rest", func(s Status) bool { return s.Phase == Joined && s.Time.Sub(begun) > 25*time.Minute })
 	_ = stop()
 	if n := len(r.api.CSRs()); n != csrs || len(r.units.Calls()) != calls {
 		r.t.Errorf("%d requests more, calls %v", n-csrs, r.units.Calls()[calls:])

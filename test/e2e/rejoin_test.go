@@ -245,6 +245,10 @@ func (o *offForLong) off(t *testing.T, ctx context.Context) (serial string) {
 		t.Fatal(err)
 	}
 	o.replacePair(t, ctx, "system:node:"+o.m.Name, time.Now().AddDate(0, -14, 0), time.Now().AddDate(0, -2, 0))
+	renewed := fmt.Sprintf(`{"spec": {"renewTime": %q}}`, time.Now().AddDate(0, -14, 0).UTC().Format("2006-01-02T15:04:05.000000Z"))
+	if _, err := o.c.Kubectl(ctx, "--namespace=kube-node-lease", "patch", "lease", o.m.Name, "--type=merge", "--patch="+renewed); err != nil {
+		t.Fatal(err)
+	}
 	return serialOf(t, ctx, o.m, currentPair)
 }
 
@@ -273,6 +277,10 @@ func (o *offForLong) expiredWithoutToken(t *testing.T, ctx context.Context) {
 func (o *offForLong) everythingWrong(t *testing.T, ctx context.Context) {
 	old := o.off(t, ctx)
 	if err := o.c.DeleteToken(ctx, o.token); err != nil { // its file stays: stale
+		t.Fatal(err)
+	}
+	// Others have joined meanwhile, with tokens of their own.
+	if err := o.c.AwaitSignature(ctx, newToken(t, ctx, o.c)); err != nil {
 		t.Fatal(err)
 	}
 	former, err := cluster.NewAuthority("the-ca-of-14-months-ago")
