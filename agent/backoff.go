@@ -42,23 +42,24 @@ func (b *backoff) next(now time.Time, class fault.Class, retryAfter time.Duratio
 		b.since = now
 	}
 	b.attempt++
-	var pause time.Duration
+	asked := min(retryAfter, retryAfterMost)
 	switch class {
 	case fault.Blocked:
-		pause = b.pace.Blocked
+		return max(b.pace.Blocked, asked)
 	case fault.Slow:
-		pause = b.pace.Slow
+		pause := b.pace.Slow
 		if i := b.attempt - 1; i < len(eager) && now.Sub(b.since) < eagerFor {
 			pause = eager[i]
 		}
-	default:
-		most := retryMost
-		if shift := b.attempt - 1; shift < 6 {
-			most = retryFirst << shift
-		}
-		pause = b.random(most)
+		return max(pause, asked)
 	}
-	return max(pause, min(retryAfter, retryAfterMost))
+	most := retryMost
+	if shift := b.attempt - 1; shift < 6 {
+		most = retryFirst << shift
+	}
+	// A busy server tells everybody the same number: who came just then together
+	// would come back together.
+	return asked + b.random(max(most, asked/2))
 }
 
 func (b *backoff) random(most time.Duration) time.Duration {

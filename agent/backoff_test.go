@@ -24,10 +24,14 @@ func TestBackoff(t *testing.T) {
 			want: []time.Duration{1e9, 60e9, 60e9}},
 		"blocked looks again every five minutes": {class: fault.Blocked,
 			want: []time.Duration{5 * time.Minute, 5 * time.Minute}},
-		"a server's Retry-After is obeyed": {class: fault.Retry, retryAfter: 45 * time.Second,
-			want: []time.Duration{45e9, 45e9}},
+		"a server's Retry-After is obeyed, and the herd spread behind it": {class: fault.Retry, retryAfter: 40 * time.Second,
+			want: []time.Duration{60e9, 60e9, 60e9, 60e9, 60e9, 72e9, 100e9}},
+		"a short one, too": {class: fault.Retry, retryAfter: time.Second,
+			want: []time.Duration{2e9, 3e9, 5e9}},
 		"but not for a day": {class: fault.Retry, retryAfter: 24 * time.Hour,
-			want: []time.Duration{10 * time.Minute}},
+			want: []time.Duration{15 * time.Minute}},
+		"and without spreading where a person is waited for": {class: fault.Slow, retryAfter: 45 * time.Second,
+			want: []time.Duration{45e9, 45e9}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := backoff{jitter: most, pace: DefaultPace}
@@ -61,5 +65,22 @@ func TestBackoffJitterIsBelowTheBound(t *testing.T) {
 		if got := b.next(time.Unix(0, 0), fault.Retry, 0); got < 0 || got >= 4*time.Second {
 			t.Fatalf("%s", got)
 		}
+	}
+}
+
+// F51: 500 machines that were all told to come back after a second do not come
+// back together.
+func TestTheHerdThatWasThrottledTogetherComesBackSpread(t *testing.T) {
+	least, most := time.Hour, time.Duration(0)
+	for range 500 {
+		b := backoff{pace: DefaultPace}
+		got := b.next(time.Unix(0, 0), fault.Retry, time.Second)
+		if got < time.Second {
+			t.Fatalf("%s is less than the server asked for", got)
+		}
+		least, most = min(least, got), max(most, got)
+	}
+	if most-least < 900*time.Millisecond {
+		t.Errorf("all of them came back between %s and %s", least, most)
 	}
 }

@@ -63,7 +63,7 @@ type CSRStatus struct {
 	Adopted        bool       `json:"adopted,omitempty"`        // made by an earlier run of this agent
 	WillBeApproved *bool      `json:"willBeApproved,omitempty"` // nil: not known
 	Approved       *time.Time `json:"approved,omitempty"`       // when the certificate was seen
-	BackstopGets   int        `json:"backstopGets"`             // GETs beside the watch, one every 30 s
+	BackstopGets   int        `json:"backstopGets"`             // GETs beside the watch: the first after 30 to 40 s, then ever more seldom
 	Approve        string     `json:"approve,omitempty"`        // the command for a person, while it waits
 	Bind           string     `json:"bind,omitempty"`           // the command that lets the cluster approve it and those after it
 }

@@ -16,6 +16,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -59,8 +60,10 @@ type Requester struct {
 	Now func() time.Time
 	// Log gets a line for each change; nil: nobody.
 	Log logrus.FieldLogger
-	// OnProgress is called at each change and at each backstop (at least every
-	// 30 s), always on the goroutine of Request; nil: nobody.
+	// Jitter is random in [0, d); nil: math/rand.
+	Jitter func(d time.Duration) time.Duration
+	// OnProgress is called at each change and at least every 30 s, always on the
+	// goroutine of Request; nil: nobody.
 	OnProgress func(Progress)
 }
 
@@ -247,6 +250,13 @@ func (r *Requester) now() time.Time {
 		return r.Now()
 	}
 	return time.Now()
+}
+
+func (r *Requester) jitter(d time.Duration) time.Duration {
+	if r.Jitter != nil {
+		return r.Jitter(d)
+	}
+	return rand.N(d) //nolint:gosec // spreads load; nothing secret depends on it
 }
 
 func (r *Requester) log() logrus.FieldLogger {

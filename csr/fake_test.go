@@ -50,6 +50,7 @@ type fakeAPI struct {
 	reviews []authorizationv1.ResourceAttributes
 	streams []*fakeStream
 
+	jitter   func(time.Duration) time.Duration // nil: as long as it may be
 	onCreate func(*certificatesv1.CertificateSigningRequest) error
 	onGet    func(context.Context) error
 	onWatch  func(context.Context, int) error
@@ -281,6 +282,9 @@ type attempt struct {
 	progress []Progress
 }
 
+// firstBackstop is when the first read beside a watch comes at the latest.
+const firstBackstop = backstopEvery + backstopEvery/3
+
 func start(t *testing.T, api *fakeAPI, dir string) *attempt {
 	t.Helper()
 	return startAs(t, api, dir, requester)
@@ -289,11 +293,14 @@ func start(t *testing.T, api *fakeAPI, dir string) *attempt {
 func startAs(t *testing.T, api *fakeAPI, dir, who string) *attempt {
 	t.Helper()
 	a := &attempt{fakeAPI: api, done: make(chan struct{})}
-	a.r = &Requester{KeyPath: filepath.Join(dir, "kubelet-client.key"), OnProgress: func(p Progress) {
+	a.r = &Requester{KeyPath: filepath.Join(dir, "kubelet-client.key"), Jitter: api.jitter, OnProgress: func(p Progress) {
 		api.mu.Lock()
 		defer api.mu.Unlock()
 		a.progress = append(a.progress, p)
 	}}
+	if a.r.Jitter == nil {
+		a.r.Jitter = func(d time.Duration) time.Duration { return d - 1 }
+	}
 	ctx, cancel := context.WithCancel(t.Context())
 	a.cancel = cancel
 	t.Cleanup(cancel)

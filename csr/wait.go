@@ -3,7 +3,6 @@ package csr
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -17,7 +16,9 @@ import (
 )
 
 const (
-	backstopEvery = 30 * time.Second // a watch can be deaf without being closed
+	backstopEvery = 30 * time.Second // a watch can be deaf without being closed; see nextBackstop
+	backstopMost  = 5 * time.Minute
+	tellEvery     = 30 * time.Second // the age of a request is part of what is told
 	reviewAfter   = 3 * time.Second  // by then the automatic approver has decided
 	signedWithin  = 2 * time.Minute  // between approval and certificate
 	reopenFirst   = time.Second      // pause before a watch is opened again, doubling
@@ -35,20 +36,21 @@ type waiter struct {
 	q *request
 
 	latest   *certificatesv1.CertificateSigningRequest
-	decided  bool // it was issued when it was found
+	begun    time.Time // when the wait began
+	decided  bool      // it was issued when it was found
 	progress Progress
 
-	answers          chan answer // room for each kind of call, of which one runs at a time
-	calls            sync.WaitGroup
-	reading, opening bool
-	stream           watch.Interface
-	opened           time.Time
-	reopen           *time.Timer // set while a pause before reopening runs
-	reopenAfter      time.Duration
-	failedReads      int
-	quietUntil       time.Time // the server asked (Retry-After) not to be asked before
-	unsigned, review *time.Timer
-	backstop         *time.Timer
+	answers           chan answer // room for each kind of call, of which one runs at a time
+	calls             sync.WaitGroup
+	reading, opening  bool
+	stream            watch.Interface
+	opened            time.Time
+	reopen            *time.Timer // set while a pause before reopening runs
+	reopenAfter       time.Duration
+	failedReads       int
+	quietUntil        time.Time // the server asked (Retry-After) not to be asked before
+	unsigned, review  *time.Timer
+	backstop, telling *time.Timer
 }
 
 // answer is what a call beside the loop came back with.
@@ -88,7 +90,8 @@ func (w *waiter) wait(ctx context.Context) (*certificatesv1.CertificateSigningRe
 	}
 	inner, cancel := context.WithCancel(ctx)
 	w.answers = make(chan answer, callReview+1)
-	w.backstop, w.review = time.NewTimer(backstopEvery), time.NewTimer(reviewAfter)
+	w.begun = time.Now()
+	w.backstop, w.review, w.telling = time.NewTimer(w.nextBackstop()), time.NewTimer(reviewAfter), time.NewTimer(tellEvery)
 	defer func() {
 		cancel()
 		w.finish()
@@ -126,10 +129,13 @@ func (w *waiter) step(ctx context.Context) (done bool, err error) {
 		w.reopen = nil
 		w.read(ctx)
 	case <-w.backstop.C:
-		w.backstop.Reset(backstopEvery)
+		w.backstop.Reset(w.nextBackstop())
 		if w.read(ctx) {
 			w.progress.Backstops++
 		}
+		w.tell()
+	case <-w.telling.C:
+		w.telling.Reset(tellEvery)
 		w.tell()
 	case <-w.review.C:
 		if s, _ := judge(w.latest); s == pending {
@@ -242,10 +248,24 @@ func (w *waiter) readFailed(ctx context.Context, err error) error {
 	w.obey(err)
 	w.failedReads++
 	if w.stream != nil && row.Class == fault.Retry && w.failedReads < badBackstops {
+		w.backstop.Reset(w.nextBackstop())
 		w.log().WithError(err).Debug("cannot read the request, the watch goes on")
 		return nil
 	}
 	return w.refused(ctx, err)
+}
+
+// nextBackstop is the pause before the next read beside the watch. It is as long
+// as the wait has lasted: a deaf watch makes nobody wait more than twice as long
+// as the approval took, and thousands of machines that wait for an hour are not
+// felt by the server. A part of it is random, so that those that began together
+// do not read together. After a read that failed it is short again.
+func (w *waiter) nextBackstop() time.Duration {
+	pause := backstopEvery
+	if w.failedReads == 0 {
+		pause = min(max(backstopEvery, time.Since(w.begun)), backstopMost)
+	}
+	return pause + w.r.jitter(pause/3)
 }
 
 // obey notes what a busy server asked for.
@@ -268,7 +288,8 @@ func (w *waiter) reopenLater(why string, atLeast time.Duration) {
 		w.stream = nil
 	}
 	w.reopenAfter = min(max(reopenFirst, 2*w.reopenAfter), reopenLast)
-	pause := max(atLeast, rand.N(w.reopenAfter)) //nolint:gosec // jitter, no secret
+	// Behind what a busy server asked of everybody, not instead of it.
+	pause := atLeast + w.r.jitter(max(w.reopenAfter, atLeast/2))
 	w.log().WithField("pause", pause).WithField("why", why).Debug("watching again after a pause")
 	w.reopen = time.NewTimer(pause)
 }
@@ -322,7 +343,7 @@ func (w *waiter) beside(call func() answer) { w.calls.Go(func() { w.answers <- c
 
 // finish leaves nothing behind: calls have ended, watches are stopped.
 func (w *waiter) finish() {
-	for _, t := range []*time.Timer{w.backstop, w.review, w.reopen, w.unsigned} {
+	for _, t := range []*time.Timer{w.backstop, w.telling, w.review, w.reopen, w.unsigned} {
 		if t != nil {
 			t.Stop()
 		}

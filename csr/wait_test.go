@@ -83,7 +83,8 @@ func TestAPendingRequestWaitsForDaysAndSaysSo(t *testing.T) {
 		a.pass(72 * time.Hour)
 		a.mustWait(t)
 		told := len(a.progress)
-		if p := a.last(t); p.Backstops != 72*120 || a.gets != 72*120 || len(a.reviews) != 1 || len(a.watches) != 1 {
+		reads := 4 + 72*3600/400 - 2 // at 40, 93, 218 and 508 s, then every 400 s at the latest
+		if p := a.last(t); p.Backstops != reads || a.gets != reads || len(a.reviews) != 1 || len(a.watches) != 1 {
 			t.Errorf("after 72 h: %+v, %d reads, %d reviews, %d watches", p, a.gets, len(a.reviews), len(a.watches))
 		}
 		if told < 72*120 {
@@ -135,11 +136,33 @@ func TestADeafWatchIsCaughtByTheBackstop(t *testing.T) {
 	bubble(t, func(t *testing.T, dir string) {
 		a := start(t, &fakeAPI{}, dir)
 		a.change(newAuthority(t).issued(t, nil)) // and the watch stays silent
-		a.pass(backstopEvery - time.Millisecond)
+		a.pass(firstBackstop - time.Millisecond)
 		a.mustWait(t)
 		a.pass(2 * time.Millisecond)
 		if _, err := a.mustEnd(t); err != nil || a.gets != 1 {
 			t.Errorf("%v after %d reads", err, a.gets)
+		}
+	})
+}
+
+// F51: what waits long reads seldom, and what began together does not read
+// together. A deaf watch still makes nobody wait for more than some minutes.
+func TestTheReadsBesideTheWatchOfAHerdAreFewAndSpread(t *testing.T) {
+	bubble(t, func(t *testing.T, dir string) {
+		var bounds []time.Duration
+		a := start(t, &fakeAPI{jitter: func(d time.Duration) time.Duration {
+			bounds = append(bounds, d) // on the waiter's goroutine, as all that reads it comes after pass
+			return d - 1
+		}}, dir)
+		a.pass(time.Hour)
+		a.mustWait(t)
+		if a.gets < 9 || a.gets > 14 {
+			t.Errorf("%d reads in an hour", a.gets)
+		}
+		for i, bound := range bounds {
+			if least := []time.Duration{10 * time.Second, 13 * time.Second}; bound < least[min(i, 1)] || bound > backstopMost/3 {
+				t.Errorf("pause %d is spread over %s", i, bound)
+			}
 		}
 	})
 }
@@ -277,7 +300,7 @@ func TestRetryAfterOfAWatchIsObeyed(t *testing.T) {
 		if len(a.progress) < 4 {
 			t.Error("nobody was told that it still waits")
 		}
-		a.pass(2 * time.Second)
+		a.pass(time.Minute + 2*time.Second)
 		a.mustWait(t)
 		if a.gets != 1 || len(a.watches) != 2 {
 			t.Errorf("%d reads, watches %v after the time was over", a.gets, a.watches)
@@ -293,12 +316,12 @@ func TestAFailedReadEndsTheWaitOnlyWhereNothingElseIsLeft(t *testing.T) {
 		after  time.Duration
 		want   fault.Reason // "": it still waits
 	}{
-		"once, the watch is open":        {err: busy, after: backstopEvery + time.Second},
-		"three times":                    {err: busy, after: 3*backstopEvery + time.Second, want: fault.ServerError},
+		"once, the watch is open":        {err: busy, after: firstBackstop + time.Second},
+		"three times":                    {err: busy, after: 4 * firstBackstop, want: fault.ServerError},
 		"no watch either":                {err: busy, closed: true, after: reopenFirst, want: fault.ServerError},
-		"the token is dead":              {err: fault.New(fault.TokenRejected, "401"), after: backstopEvery + time.Second, want: fault.TokenRejected},
-		"reading is forbidden":           {err: apierrors.NewForbidden(resource, "x", nil), after: backstopEvery + time.Second, want: fault.CSRForbidden},
-		"the certificate is not trusted": {err: fault.New(fault.ServerCertificateInvalid, "x509"), after: backstopEvery + time.Second, want: fault.ServerCertificateInvalid},
+		"the token is dead":              {err: fault.New(fault.TokenRejected, "401"), after: firstBackstop + time.Second, want: fault.TokenRejected},
+		"reading is forbidden":           {err: apierrors.NewForbidden(resource, "x", nil), after: firstBackstop + time.Second, want: fault.CSRForbidden},
+		"the certificate is not trusted": {err: fault.New(fault.ServerCertificateInvalid, "x509"), after: firstBackstop + time.Second, want: fault.ServerCertificateInvalid},
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, dir string) {
@@ -331,7 +354,7 @@ func TestFailedReadsCountOnlyInARow(t *testing.T) {
 			}
 			return fault.New(fault.Throttled, "429")
 		}}, dir)
-		a.pass(20 * backstopEvery)
+		a.pass(20 * firstBackstop)
 		a.mustWait(t)
 	})
 }
@@ -347,7 +370,7 @@ func TestTheEndOfTheContextEndsTheWaitAtOnceAndKeepsTheKey(t *testing.T) {
 			dir := t.TempDir()
 			synctest.Test(t, func(t *testing.T) {
 				a := start(t, api, dir)
-				a.pass(backstopEvery + time.Second)
+				a.pass(firstBackstop + time.Second)
 				a.mustWait(t)
 				before := time.Now()
 				a.cancel()
