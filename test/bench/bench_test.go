@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
 )
 
 func TestTheMedianIsTheMiddle(t *testing.T) {
@@ -22,11 +23,11 @@ func TestTheMedianIsTheMiddle(t *testing.T) {
 }
 
 func TestProcessorTimeIsCountedBehindANameWithBlanksAndBrackets(t *testing.T) {
-	got, err := parseCPUTime("81 (a b) c) S 1 81 81 0 -1 4194560 2000 0 1 0 12 30 0 0 20 0 9 0 500 1 2")
+	got, err := cluster.ParseProcessorTime("81 (a b) c) S 1 81 81 0 -1 4194560 2000 0 1 0 12 30 0 0 20 0 9 0 500 1 2")
 	if err != nil || got != 420*time.Millisecond {
 		t.Errorf("%v, %v", got, err)
 	}
-	if _, err := parseCPUTime("81 (a) S 1"); err == nil {
+	if _, err := cluster.ParseProcessorTime("81 (a) S 1"); err == nil {
 		t.Error("a short line has no times")
 	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
 )
 
 // The targets of the design.
@@ -124,7 +125,7 @@ func (r report) targets() []row {
 	}
 	warm, cold := ratio(r.warm[agentKey], r.warm[certifiedKey]), ratio(r.cold[agentKey], r.cold[certifiedKey])
 	share := 100 * r.upkeep.processor.Seconds() / r.upkeep.window.Seconds()
-	resolution := 100 * clockTick.Seconds() / r.upkeep.window.Seconds()
+	resolution := 100 * cluster.ClockTick.Seconds() / r.upkeep.window.Seconds()
 	requests := max(len(r.upkeep.joinRequests), len(r.inProcess.requests))
 	later := row{
 		"requests to the API server once joined, in " + r.upkeep.window.Round(time.Second).String(), fmt.Sprint(r.upkeep.requests),

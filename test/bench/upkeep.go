@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
 	"github.com/bootstrap-agent/bootstrap-agent/test/cluster/await"
 	"github.com/bootstrap-agent/bootstrap-agent/test/demo/screen"
 	"github.com/bootstrap-agent/bootstrap-agent/test/machine"
@@ -103,34 +104,13 @@ func (b *bench) watch(ctx context.Context, m *machine.Machine, pid string, r *up
 	return err
 }
 
-// clockTick is the unit of times in /proc/PID/stat: USER_HZ, a hundredth of a
-// second wherever Linux runs.
-const clockTick = 10 * time.Millisecond
-
 // cpuTime is utime + stime of a process.
 func cpuTime(ctx context.Context, m *machine.Machine, pid string) (time.Duration, error) {
 	text, err := m.ReadFile(ctx, "/proc/"+pid+"/stat")
 	if err != nil {
 		return 0, err
 	}
-	return parseCPUTime(text)
-}
-
-// parseCPUTime reads fields 14 and 15, counted behind the name in brackets.
-func parseCPUTime(stat string) (time.Duration, error) {
-	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
-	if len(fields) < 13 {
-		return 0, fmt.Errorf("/proc/PID/stat has %d fields", len(fields))
-	}
-	var ticks int64
-	for _, field := range fields[11:13] {
-		n, err := strconv.ParseInt(field, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		ticks += n
-	}
-	return time.Duration(ticks) * clockTick, nil
+	return cluster.ParseProcessorTime(text)
 }
 
 // memory reads one line of a file in /proc/PID: bytes.

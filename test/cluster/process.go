@@ -7,6 +7,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -94,4 +95,42 @@ func freePorts(address string, n int) ([]string, error) {
 		ports = append(ports, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 	}
 	return ports, nil
+}
+
+// ProcessorTime is what a component has used of the processors since it was
+// started, itself and the kernel for it.
+func (c *Cluster) ProcessorTime(name string) (time.Duration, error) {
+	c.mu.Lock()
+	p := c.running[name]
+	c.mu.Unlock()
+	if p == nil {
+		return 0, fmt.Errorf("%s does not run", name)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.cmd.Process.Pid))
+	if err != nil {
+		return 0, err
+	}
+	return ParseProcessorTime(string(text))
+}
+
+// ClockTick is the unit of times in /proc/PID/stat: USER_HZ, a hundredth of a
+// second wherever Linux runs.
+const ClockTick = 10 * time.Millisecond
+
+// ParseProcessorTime reads utime + stime of a /proc/PID/stat: fields 14 and 15,
+// counted behind the name in brackets.
+func ParseProcessorTime(stat string) (time.Duration, error) {
+	fields := strings.Fields(stat[strings.LastIndexByte(stat, ')')+1:])
+	if len(fields) < 13 {
+		return 0, fmt.Errorf("/proc/PID/stat has %d fields", len(fields))
+	}
+	var ticks int64
+	for _, field := range fields[11:13] {
+		n, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * ClockTick, nil
 }

@@ -14,20 +14,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
-	"path/filepath"
 	"time"
 
-	"github.com/sirupsen/logrus"
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
-	"github.com/bootstrap-agent/bootstrap-agent/discovery"
-	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
-	"github.com/bootstrap-agent/bootstrap-agent/internal/testsystemd"
-	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
+	"github.com/bootstrap-agent/bootstrap-agent/test/standin"
 )
 
 // NodeName is the name under which the rehearsal joins.
@@ -72,13 +66,13 @@ func Join(ctx context.Context, o Options) (result Result, err error) {
 	if err != nil {
 		return result, err
 	}
-	machine.deps.OnStatus = func(s agent.Status) {
+	machine.Deps.OnStatus = func(s agent.Status) {
 		result.Status = s
 		if o.OnStatus != nil {
 			o.OnStatus(s)
 		}
 	}
-	one, err := agent.New(machine.cfg, machine.deps)
+	one, err := agent.New(machine.Config, machine.Deps)
 	if err != nil {
 		return result, err
 	}
@@ -104,7 +98,7 @@ func Join(ctx context.Context, o Options) (result Result, err error) {
 	if err != nil {
 		return result, err
 	}
-	result.Requests, result.Handshakes, result.Calls = api.Requests(), api.Handshakes(), machine.units.Calls()
+	result.Requests, result.Handshakes, result.Calls = api.Requests(), api.Handshakes(), machine.Units.Calls()
 	result.Files, err = list(folder)
 	return result, err
 }
@@ -124,76 +118,18 @@ func approveLater(ctx context.Context, api *testapi.Server, delay time.Duration)
 	}
 }
 
-// machine is a folder that stands for a machine.
-type machine struct {
-	cfg   agent.Config
-	deps  agent.Deps
-	units *testsystemd.Manager
-}
-
-func newMachine(api *testapi.Server, folder string) (*machine, error) {
-	paths := agent.Paths{
-		State: filepath.Join(folder, "var/lib/bootstrap-agent"), Run: filepath.Join(folder, "run/bootstrap-agent"),
-		Kubelet: filepath.Join(folder, "var/lib/kubelet"), Units: filepath.Join(folder, "etc/systemd/system"),
-		Etc: filepath.Join(folder, "etc"),
-	}
-	binary := filepath.Join(folder, "usr/bin/kubelet")
-	for _, dir := range []string{paths.Units, filepath.Dir(binary)} {
-		if err := os.MkdirAll(dir, 0o755); err != nil {
-			return nil, err
-		}
-	}
-	if err := os.WriteFile(binary, []byte("#!/bin/true\n"), 0o700); err != nil { // it is looked for, and never run
-		return nil, err
-	}
-	endpoint, err := discovery.ParseEndpoint(api.Host())
-	if err != nil {
-		return nil, err
-	}
-	token, err := discovery.ParseToken(api.Token())
-	if err != nil {
-		return nil, err
-	}
-	pins, err := discovery.ParsePins([]string{api.Pin()})
-	if err != nil {
-		return nil, err
-	}
+func newMachine(api *testapi.Server, folder string) (*standin.Machine, error) {
 	who := agent.ReadMachine("/", "")
-	log := logrus.New()
-	log.SetOutput(io.Discard)
-	units := &testsystemd.Manager{Monotonic: agent.Monotonic, OnStart: func([]string) error {
-		api.RegisterNode(NodeName, corev1.NodeSystemInfo{BootID: who.BootID}) // what a kubelet does first
-		return nil
-	}}
-	return &machine{
-		cfg: agent.Config{
-			Endpoints: []discovery.Endpoint{endpoint}, Tokens: []agent.TokenSource{agent.TokenInline(token)}, Pins: pins,
-			NodeName: NodeName, AfterJoin: agent.AfterJoinExit, Paths: paths,
-			Kubelet: agent.KubeletConfig{RuntimeEndpoint: "unix:///run/containerd/containerd.sock"},
+	m, err := standin.New(standin.Options{
+		Folder: folder, NodeName: NodeName, Endpoint: api.Host(), Token: api.Token(), Pin: api.Pin(), Who: who,
+		OnStart: func([]string) error {
+			api.RegisterNode(NodeName, corev1.NodeSystemInfo{BootID: who.BootID}) // what a kubelet does first
+			return nil
 		},
-		deps: agent.Deps{
-			Discoverer: &discovery.Discoverer{Log: log},
-			Connect: func(id agent.Identity) (agent.API, error) {
-				return apiclient.New(apiclient.Options{Server: id.Server, CA: id.CA, Bearer: id.Bearer, CertPEM: id.Pair, KeyPEM: id.Pair})
-			},
-			Units: units, Notify: nobody{}, Clock: agent.SystemClock{}, Log: log, Version: "rehearsal", Machine: who,
-			Health: func(ctx context.Context, _ string) error { return ctx.Err() }, // well, always
-			Host: agent.Host{
-				Host: kubelet.Host{Root: folder}, Binaries: []string{binary}, Runtimes: kubelet.Runtimes(),
-				AskRuntime: func(ctx context.Context, _ string) (kubelet.Answer, error) { return kubelet.Answer{}, ctx.Err() }, // there, always
-			},
-			StopWhenBlocked: true,
-		},
-		units: units,
-	}, nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	m.Deps.StopWhenBlocked, m.Deps.Version = true, "rehearsal"
+	return m, nil
 }
-
-// nobody is told by sd_notify here.
-type nobody struct{}
-
-func (nobody) Ready() error            { return nil }
-func (nobody) Reloading() error        { return nil }
-func (nobody) Stopping() error         { return nil }
-func (nobody) Status(string) error     { return nil }
-func (nobody) Watchdog() error         { return nil }
-func (nobody) Interval() time.Duration { return 0 }
