@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	corev1 "k8s.io/api/core/v1"
+	flowcontrolv1 "k8s.io/api/flowcontrol/v1"
 	rbacv1 "k8s.io/api/rbac/v1"
 	"sigs.k8s.io/yaml"
 )
@@ -19,6 +20,7 @@ var manifests = map[string][]string{
 	"apiserver-to-kubelet.yaml": {"ClusterRoleBinding"},
 	"bootstrap-token.yaml":      {"Secret"},
 	"cluster-info.yaml":         {"ConfigMap"},
+	"join-flow.yaml":            {"PriorityLevelConfiguration", "FlowSchema", "FlowSchema"},
 	"kubelet-config.yaml":       {"ConfigMap", "Role", "RoleBinding"},
 	"node-join.yaml":            {"ClusterRoleBinding", "ClusterRoleBinding", "ClusterRoleBinding", "Role", "RoleBinding"},
 }
@@ -103,6 +105,18 @@ func judgeManifest(document string, roles []string) (kind, role string, err erro
 		version, err = "rbac.authorization.k8s.io/v1", strict(&o)
 		if err == nil && (o.RoleRef.Kind != "ClusterRole" || !slices.Contains(builtIn, o.RoleRef.Name) || len(o.Subjects) != 1) {
 			err = fmt.Errorf("binds %s, which comes not with every API server", o.RoleRef.Name)
+		}
+	case "PriorityLevelConfiguration":
+		var o flowcontrolv1.PriorityLevelConfiguration
+		version, err, role = "flowcontrol.apiserver.k8s.io/v1", strict(&o), o.Name
+		if err == nil && o.Spec.Type != flowcontrolv1.PriorityLevelEnablementLimited {
+			err = fmt.Errorf("a level that strangers get and that is %s", o.Spec.Type)
+		}
+	case "FlowSchema":
+		var o flowcontrolv1.FlowSchema
+		version, err = "flowcontrol.apiserver.k8s.io/v1", strict(&o)
+		if err == nil && !slices.Contains(roles, o.Spec.PriorityLevelConfiguration.Name) {
+			err = fmt.Errorf("names level %s, which is not above it", o.Spec.PriorityLevelConfiguration.Name)
 		}
 	default:
 		err = fmt.Errorf("kind %q is not known here", head.Kind)
