@@ -58,7 +58,7 @@ func (r Reissue) message() string {
 	case r.Failed != "":
 		text += "; " + r.Failed
 	}
-	if r.Due || r.At.IsZero() {
+	if r.Due {
 		return text
 	}
 	return text + "; a new one is asked for at " + r.At.UTC().Format(time.RFC3339)
@@ -240,18 +240,15 @@ func (a *Agent) askAnew(ctx context.Context, o Observation) error {
 	if err != nil {
 		return err
 	}
-	why := ""
-	switch {
-	case credentials.Leaf.SerialNumber.Text(16) == old.Serial:
+	why := a.outdated(credentials.Leaf)
+	if credentials.Leaf.Equal(old.Leaf) {
 		why = "it is the one in use"
-	case a.outdated(credentials.Leaf) != "":
-		why = a.outdated(credentials.Leaf) + ": the signer has to be given the new one first (--cluster-signing-cert-file)"
 	}
 	if why != "" {
 		if err := atomicfile.Remove(a.cfg.Paths.PendingKey()); err != nil {
 			return err
 		}
-		return fault.New(fault.CertificateInvalid, "the new certificate is of no use: %s", why)
+		return fault.New(fault.CertificateInvalid, "the new certificate is of no use: %s; is --cluster-signing-cert-file the new CA?", why)
 	}
 	pair = slices.Concat(credentials.CertPEM, credentials.KeyPEM)
 	if err := a.accepted(ctx, pair); err != nil {
@@ -261,8 +258,7 @@ func (a *Agent) askAnew(ctx context.Context, o Observation) error {
 	if _, err := atomicfile.Write(a.cfg.Paths.NewPair(), pair, 0o600); err != nil {
 		return err
 	}
-	a.log.WithField("csr", credentials.CSR).WithField("why", o.Reissue.Why).
-		WithField("notAfter", credentials.Leaf.NotAfter.UTC().Format(time.RFC3339)).Info("certificate issued to the old one")
+	a.log.WithField("csr", credentials.CSR).WithField("why", o.Reissue.Why).Info("certificate issued to the old one")
 	return atomicfile.Discard(a.cfg.Paths.PendingKey())
 }
 
@@ -365,34 +361,31 @@ func (a *Agent) fellBack(ctx context.Context, o Observation) bool {
 		return false
 	}
 	old, err := atomicfile.Read(a.manifest.Before, maxPairFile)
-	judged := kubelet.JudgePair(old, a.cfg.NodeName, a.deps.Clock.Now())
-	if err == nil && judged.Status == kubelet.PairUsable {
+	now := a.deps.Clock.Now()
+	judged := kubelet.JudgePair(old, a.cfg.NodeName, now)
+	usable := err == nil && judged.Status == kubelet.PairUsable
+	if usable {
 		err = a.accepted(ctx, old)
 		var unauthorized *apiclient.Unauthorized
+		usable = err == nil
 		if err != nil && !errors.As(err, &unauthorized) {
 			return false // it could not be asked
 		}
-		if err == nil {
-			if _, err = atomicfile.Write(a.cfg.Paths.NewPair(), old, 0o600); err != nil {
-				a.log.WithError(err).Warn("cannot take the old certificate back")
-				return false
-			}
-			a.log.WithField("from", a.manifest.Before).Warn("the API server refuses the new certificate, the old one is taken back")
-			// Not asked again at once: the same would come of it.
-			a.memory.reissue = reissue{
-				serial: judged.Serial, down: a.memory.reissue.down, due: a.deps.Clock.Now().Add(uselessMost),
-				failed: "the API server refused the certificate that was to replace it",
-			}
-			a.manifest.Before = ""
-			a.closeNode() // which speaks with the refused one
-			return a.manifest.Write(a.cfg.Paths) == nil
+	}
+	if usable {
+		if _, err := atomicfile.Write(a.cfg.Paths.NewPair(), old, 0o600); err != nil {
+			return false // it is tried again
 		}
+		a.log.Warn("the API server refuses the new certificate, the old one is taken back")
+		// Not asked again at once: the same would come of it.
+		a.memory.reissue = reissue{
+			serial: judged.Serial, down: a.memory.reissue.down, due: now.Add(uselessMost),
+			failed: "the API server refused the certificate that was to replace it",
+		}
+		a.closeNode() // which speaks with the refused one
 	}
-	a.manifest.Before = "" // no way back
-	if err := a.manifest.Write(a.cfg.Paths); err != nil {
-		a.log.WithError(err).Debug("cannot record that there is no way back")
-	}
-	return false
+	a.manifest.Before = ""
+	return a.manifest.Write(a.cfg.Paths) == nil && usable
 }
 
 // wayBack is the file of the pair that is about to be replaced by this one, if it

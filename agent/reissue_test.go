@@ -244,6 +244,7 @@ func TestAReissueIsSplayedWhereTheKubeletRunsAndNotWhereItIsDown(t *testing.T) {
 // A signer that has not been given the new CA yet returns what cures nothing: no
 // restart, and no flood of requests.
 func TestANewCertificateOfTheDroppedCAIsNotInstalled(t *testing.T) {
+	t.Parallel()
 	r := newRig(t, testapi.Options{Quiet: true, SeparateClientCA: true})
 	r.mustJoin()
 	trust := must(record.ReadTrust(r.cfg.Paths))
@@ -256,12 +257,12 @@ func TestANewCertificateOfTheDroppedCAIsNotInstalled(t *testing.T) {
 	old, calls := r.pair().Serial, len(r.units.Calls())
 	begun := r.deps.Clock.Now()
 	_, stop := r.start()
-	s := r.await("four hours", func(s Status) bool { return s.Phase == Joined && s.Time.Sub(begun) > 4*time.Hour })
+	s := r.await("two hours", func(s Status) bool { return s.Phase == Joined && s.Time.Sub(begun) > 2*time.Hour })
 	if !noted(fault.ReissuePending, "--cluster-signing-cert-file")(s) || s.Certificate.Serial != old || len(r.units.Calls()) != calls {
 		t.Errorf("%+v, calls %v", s.Notes, r.units.Calls()[calls:])
 	}
-	if n := len(r.by(kubelet.NodeUser(nodeName))); n < 2 || n > 4 {
-		t.Errorf("%d requests in four hours, want one an hour at first, then fewer", n)
+	if n := len(r.by(kubelet.NodeUser(nodeName))); n != 2 {
+		t.Errorf("%d requests in two hours, want one, another an hour later, and the next only after two more", n)
 	}
 	_ = stop()
 }
@@ -295,6 +296,7 @@ func TestNoReissueWhereItIsNotDue(t *testing.T) {
 		"the kubelet's own is pending": func(r *rig) { r.kubeletRenews() },
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := rotated(t)
 			prepare(r)
 			before := len(r.api.CSRs())
@@ -349,6 +351,7 @@ func TestAnOverdueRenewalIsMadeUpForWhileTheKubeletDoesNotRunAndOnlyThen(t *test
 		"it runs": {func(*rig) {}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			r := newRig(t, testapi.Options{Quiet: true})
 			r.mustJoin()
 			r.overdue(10 * time.Hour)

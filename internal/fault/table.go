@@ -199,7 +199,7 @@ var table = []Entry{
 		"See `kubectl get csr` for a pending request of this node and `journalctl -u kubelet.service`."},
 	{ReissuePending, Note, ExitDone,
 		"This node's certificate is to be replaced before its end, and the new one, which is asked for with the old one, is not there yet. The node goes on with the old one.",
-		"Nothing if it lasts no longer than `restartSplay`. Otherwise see `kubectl get csr`: approve what waits with `kubectl certificate approve NAME`, and bind the role that has it approved by itself: `kubectl create clusterrolebinding bootstrap-agent:approve-renewals --clusterrole=system:certificates.k8s.io:certificatesigningrequests:selfnodeclient --group=system:nodes`."},
+		"Nothing if it lasts no longer than `restartSplay`. Otherwise look for its request (`kubectl get csr`) and approve it: `kubectl certificate approve NAME`. RenewalNotAutomatic has the line that has all of them approved."},
 	{ClientCAMissing, Note, ExitDone,
 		"The API server takes client certificates of other CAs than those that this kubelet trusts, so it can most likely not reach the kubelet: `kubectl logs` and `exec` end with \"the server has asked for the client to provide credentials\".",
 		"Put the CA that signed the API server's own client certificate (--kubelet-client-certificate; most often that of its --client-ca-file) on this machine and name it in `kubelet.clientCAFile`; or, if cluster-info's bundle holds it, pin it in `caCertHashes`, too."},

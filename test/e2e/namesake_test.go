@@ -19,7 +19,7 @@ import (
 // whether the first one lives. A Lease of 20 s instead of 40, renewed every 5, is
 // watched for 8 s; nothing else is quicker than on any machine.
 func TestTwoMachinesWithOneName(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const name, lease = "namesake", "/etc/kubernetes/kubelet.d/20-lease.conf"
 	join := func(also map[string]machine.File) *machine.Machine {

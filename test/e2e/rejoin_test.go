@@ -38,7 +38,7 @@ var quick = map[string]string{"LocalCheck": "2s", "APICheck": "4s", "Unauthorize
 // itself, without one it says what it needs and goes on once it has it, and while
 // its certificate is still accepted it needs none.
 func TestANodeThatLostItsIdentityComesBack(t *testing.T) {
-	ctx := scenario(t, 6*time.Minute)
+	ctx := aside(t, 6*time.Minute)
 	o := &offForLong{c: ownCluster(t, cluster.Options{Shape: cluster.ByHand, Authorities: cluster.Authorities{Clients: true}})}
 	o.newSigner(t, ctx)
 	o.token = newToken(t, ctx, o.c)
