@@ -93,7 +93,7 @@ type Cluster struct {
 	InfoServer  string   // the server that cluster-info names
 	Endpoint    string   // who answered, host:port
 	CA          []byte   // the accepted CAs: PEM without headers, in a stable order
-	Pins        []string // of the accepted CAs, in that order
+	Pins        []string // of the accepted CAs, in that order, each once
 	Dropped     []string // CAs of the bundle that no pin names: "subject" and pin
 	DroppedPins []string // their pins
 	Expired     []string // accepted CAs that are not valid at this time, likewise
@@ -243,9 +243,7 @@ func (d *Discoverer) conclude(ctx context.Context, req Request, f *finding, n *c
 		c.FileDigest, c.TokenID = req.File.Digest(), ""
 	}
 	log := d.log().WithField("endpoint", c.Endpoint)
-	for _, ca := range f.accepted {
-		c.Pins = append(c.Pins, SPKIPin(ca))
-	}
+	c.Pins = Bundle{f.accepted}.Pins()
 	for _, ca := range f.dropped {
 		name := fault.Quote(ca.Subject.String()) + " " + SPKIPin(ca)
 		c.Dropped, c.DroppedPins = append(c.Dropped, name), append(c.DroppedPins, SPKIPin(ca))

@@ -37,14 +37,11 @@ func (f *File) Server() string { return f.server.URL() }
 // CA returns the CA certificates: PEM without headers, in a stable order.
 func (f *File) CA() []byte { return encodeBundle(f.bundle) }
 
+// Bundle returns the CA certificates.
+func (f *File) Bundle() Bundle { return Bundle{f.bundle} }
+
 // Pins returns the SPKI pins of the CA certificates, in that order.
-func (f *File) Pins() []string {
-	var pins []string
-	for _, ca := range f.bundle {
-		pins = append(pins, SPKIPin(ca))
-	}
-	return pins
-}
+func (f *File) Pins() []string { return f.Bundle().Pins() }
 
 // Token returns the token of the file's user; the zero Token if it has none.
 func (f *File) Token() Token { return f.token }

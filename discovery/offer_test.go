@@ -12,7 +12,7 @@ func TestOfferedIsWhatTheBundleHolds(t *testing.T) {
 	got, err := Offered(kubeconfig(server, pemOf(a, b, a)))
 	want := []string{SPKIPin(a.cert), SPKIPin(b.cert)}
 	slices.Sort(want)
-	if err != nil || !slices.Equal(got.Pins, want) || got.Server != server {
+	if err != nil || !slices.Equal(got.Bundle.Pins(), want) || got.Server != server {
 		t.Errorf("got %v, %v; want %v of %s", got, err, want, server)
 	}
 }
@@ -25,7 +25,7 @@ func TestOfferedKeepsTheRulesOfTheFirstReading(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			offer, err := Offered(in)
 			wantReason(t, err, fault.ClusterInfoInvalid)
-			if offer.Pins != nil || offer.Server != "" {
+			if offer.Bundle.Len() != 0 || offer.Server != "" {
 				t.Errorf("%v came with the error", offer)
 			}
 		})

@@ -89,6 +89,7 @@ type Client struct {
 
 	mu                    sync.Mutex
 	serverTime, localTime time.Time
+	peer                  []*x509.Certificate // of the last answer
 }
 
 // New makes a client; nothing is dialled before the first request. The errors

@@ -73,6 +73,7 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		return nil, err
 	}
 	c.noteDate(resp.Header.Get("Date"))
+	c.notePeer(resp.TLS)
 	note.status = resp.StatusCode
 	note.retryAfter = retryAfter(resp.Header)
 	if resp.StatusCode >= 300 && resp.StatusCode < 400 {
