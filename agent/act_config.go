@@ -239,7 +239,7 @@ func (a *Agent) writeFiles(o Observation, made rendered) error {
 	will := func(path string, data []byte, input bool) {
 		hashes[path] = record.HashOf(data)
 		// The same bytes as before, only gone in between, are no new input.
-		newInput = newInput || input && a.manifest.Files[path] != hashes[path]
+		newInput = newInput || input && (a.manifest.Files[path] != hashes[path] || a.manifest.Replaced[path] != "")
 	}
 	set := kubelet.Set{Config: made.config, Serving: made.serving}
 	if wanted(a.files.CACert()) {
@@ -289,7 +289,7 @@ func (a *Agent) writeFiles(o Observation, made rendered) error {
 	if newInput {
 		a.manifest.Inputs = a.now()
 	}
-	a.manifest.Rewrite = false
+	a.manifest.Rewrite, a.manifest.Replaced = false, nil
 	if a.manifest.Started.IsZero() {
 		return nil // the kubelet's first start, which comes next, puts all of it on record
 	}

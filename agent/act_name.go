@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -194,12 +195,16 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 // pair are written (Rewrite), the record that was made for the pair covers them.
 func (a *Agent) intend(hashes map[string]string) error {
 	covered := a.manifest.Rewrite
+	replaced := map[string]string{}
 	for path, hash := range hashes {
+		if old := cmp.Or(a.manifest.Replaced[path], a.manifest.Files[path]); old != "" && old != hash {
+			replaced[path] = old // and still, if an earlier attempt came no further
+		}
 		if a.manifest.Expect(path, hash) {
 			covered = false
 		}
 	}
-	a.manifest.Inputs = a.now()
+	a.manifest.Replaced, a.manifest.Inputs = replaced, a.now()
 	if covered {
 		return nil
 	}

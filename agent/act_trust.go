@@ -19,15 +19,25 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 		return err
 	}
 	a.readAhead(ctx)
+	cluster, err := a.findCluster(ctx, true)
+	if err != nil {
+		return err // it says itself what could not be done
+	}
+	return a.accept(cluster)
+}
+
+// findCluster asks the configured endpoints, or the discovery file, for a cluster
+// that passes every check of a first contact. It decides nothing. joins: a
+// certificate is requested next, which takes a token whoever names the cluster.
+func (a *Agent) findCluster(ctx context.Context, joins bool) (cluster *discovery.Cluster, err error) {
 	if a.cfg.Discovery != nil {
-		return a.discoverByFile(ctx)
+		return a.findByFile(ctx, joins)
 	}
 	for {
 		token, from, more, err := a.token()
 		if err != nil {
-			return fmt.Errorf("cannot discover the cluster: %w", err)
+			return nil, fmt.Errorf("cannot discover the cluster: %w", err)
 		}
-		var cluster *discovery.Cluster
 		err = a.stepped(StepDiscover, func() (string, error) {
 			cluster, err = a.deps.Discoverer.Discover(ctx, discovery.Request{
 				Endpoints: a.cfg.Endpoints, Token: token, Pins: a.cfg.Pins,
@@ -39,37 +49,30 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 			}
 			return "from " + cluster.Endpoint, nil
 		})
-		if err != nil {
-			if a.tokenRefused(token, err) && more {
-				a.log.WithField("source", from).WithField("tokenID", token.ID()).Warn("token refused, the next source is tried")
-				continue
-			}
-			return err // it says itself what could not be done
+		if err != nil && a.tokenRefused(token, err) && more {
+			a.log.WithField("source", from).WithField("tokenID", token.ID()).Warn("token refused, the next source is tried")
+			continue
 		}
-		return a.accept(cluster)
+		return cluster, err
 	}
 }
 
-// discoverByFile takes the cluster from the discovery file. Only the server is
-// asked to show itself; the token is looked for all the same, because without
-// one there is nothing to do next.
-func (a *Agent) discoverByFile(ctx context.Context) error {
+// findByFile takes the cluster from the discovery file. Only the server is asked
+// to show itself; a machine that joins looks for the token all the same, because
+// without one there is nothing to do next.
+func (a *Agent) findByFile(ctx context.Context, joins bool) (cluster *discovery.Cluster, err error) {
 	file, err := a.cfg.Discovery.Read()
-	if err == nil {
+	if err == nil && joins {
 		_, _, _, err = a.token()
 	}
 	if err != nil {
-		return fmt.Errorf("cannot discover the cluster: %w", err)
+		return nil, fmt.Errorf("cannot discover the cluster: %w", err)
 	}
-	var cluster *discovery.Cluster
 	err = a.stepped(StepDiscover, func() (string, error) {
 		cluster, err = a.deps.Discoverer.Discover(ctx, discovery.Request{File: file, Pins: a.cfg.Pins, Server: a.cfg.Server, Proxy: a.cfg.Proxy})
 		return "from " + a.cfg.Discovery.Path, err
 	})
-	if err != nil {
-		return err // it says itself what could not be done
-	}
-	return a.accept(cluster)
+	return cluster, err
 }
 
 // requesterOf is who the API server takes the token's bearer for; "" where only

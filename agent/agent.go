@@ -93,14 +93,11 @@ type memory struct {
 	rejected        string            // serial of a pair that was refused twice
 	nextAPICheck    time.Time
 	eager           time.Duration // pause before the next look at a node that is not Ready yet
-	serverDue       time.Time     // when a provisional server is given up for cluster-info's
 	turn            int           // of the questions that take turns, see askAPI
 	serving         *pendingAsked // the kubelet's request for its serving certificate
 	renewal         *pendingAsked // its request for an overdue renewal
 	reissue         reissue       // of a new certificate that the agent asks for with the old one
-	caOffered       []string
-	serverOffered   string // by cluster-info, other than the one accepted
-	caFromFile      bool   // it is the discovery file that shows caOffered
+	follow          following     // of what changes in the cluster
 	caClosed        bool
 	file            *discovery.File // the discovery file as it could be read last
 	leftovers       []Leftover
@@ -298,7 +295,14 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 			return false, err
 		}
 	}
-	return false, a.whyAnew(phase, obs, acts[phase](ctx, obs))
+	err = acts[phase](ctx, obs)
+	switch {
+	case err == nil && phase == Registering:
+		a.memory.follow.outage = outage{}
+	case err != nil && obs.Pair == PairUsable && a.serverFailed(ctx, obs, err):
+		return false, nil // a node whose server is gone has got another one
+	}
+	return false, a.whyAnew(phase, obs, err)
 }
 
 // wait pauses until the next attempt, a reload, a change of the unit (once the

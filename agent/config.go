@@ -23,6 +23,18 @@ const (
 	AfterJoinExit AfterJoin = "exit"
 )
 
+// CARotation says what becomes of other CAs that the cluster shows a joined node,
+// over a connection that its trust record verifies.
+type CARotation string
+
+// The values of the key caRotation. The zero value is CARotationFollow.
+const (
+	// CARotationFollow takes them: pins decide the first contact only.
+	CARotationFollow CARotation = "follow"
+	// CARotationPinned takes them once the pin of each new one is configured.
+	CARotationPinned CARotation = "pinned"
+)
+
 // Config is what the agent needs to know, typed and already judged: package cmd
 // makes it from flags, environment and file. Values are final (NodeName is the
 // name, not "empty means host name").
@@ -42,6 +54,7 @@ type Config struct {
 	NodeTaints               []kubelet.Taint                  //
 	NodeNameTakeover         bool                             // take the name even from a live machine
 	AfterJoin                AfterJoin                        //
+	CARotation               CARotation                       // what becomes of CAs that are new in cluster-info
 	RestartSplay             time.Duration                    // over which restarts are spread that a fleet would do at once
 	ClusterDNS               []string                         // only for the built-in kubelet config
 	ClusterDomain            string                           // only for the built-in kubelet config

@@ -79,6 +79,9 @@ type API interface {
 	GetLease(ctx context.Context, nodeName string) (*coordinationv1.Lease, error)
 	KubeletConfig(ctx context.Context) (string, error)
 	ClusterInfo(ctx context.Context) (string, error)
+	// VerifiesUnder says whether the server that answered last would verify under
+	// another bundle (PEM) as well.
+	VerifiesUnder(ca []byte) error
 	PendingCSR(ctx context.Context, signer, user string) (*apiclient.PendingCSR, error)
 	ServerVersion(ctx context.Context) (gitVersion string, err error)
 	AnnotateNode(ctx context.Context, name string, change map[string]*string) error

@@ -121,19 +121,18 @@ func (a *Agent) fileDigest() string {
 	return a.memory.file.Digest()
 }
 
-// fileOffers compares the CAs of the discovery file with those that were
-// accepted, where cluster-info cannot be read; false without a file that tells.
-func (a *Agent) fileOffers() bool {
+// fileOffer is what the discovery file says now; false without one that can be
+// read.
+func (a *Agent) fileOffer() (discovery.Offer, bool) {
 	if a.cfg.Discovery == nil {
-		return false
+		return discovery.Offer{}, false
 	}
 	file, err := a.cfg.Discovery.Read()
 	if err != nil {
 		a.log.WithError(err).Debug("the discovery file does not tell the cluster's CAs")
-		return false
+		return discovery.Offer{}, false
 	}
-	a.offered(discovery.Offer{Server: file.Server(), Pins: file.Pins()}, true)
-	return true
+	return discovery.Offer{Server: file.Server(), Bundle: file.Bundle()}, true
 }
 
 // fileServer is the server that the discovery file names now; "" if it cannot be
@@ -144,21 +143,6 @@ func (a *Agent) fileServer() string {
 		return ""
 	}
 	return file.Server()
-}
-
-// offered notes CAs that this node does not hold, and a server that is not the
-// one that was accepted.
-func (a *Agent) offered(offer discovery.Offer, byFile bool) {
-	a.memory.caOffered, a.memory.caFromFile = nil, byFile
-	for _, pin := range offer.Pins {
-		if !contains(a.trust.CAPins, pin) && !contains(a.trust.DroppedPins, pin) {
-			a.memory.caOffered = append(a.memory.caOffered, pin)
-		}
-	}
-	a.memory.serverOffered = ""
-	if a.cfg.Server == "" && offer.Server != a.trust.InfoServer && offer.Server != a.trust.Server {
-		a.memory.serverOffered = offer.Server
-	}
 }
 
 // Leftover is a kubeconfig with a token that a joined machine has no use for.

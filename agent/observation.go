@@ -41,16 +41,8 @@ type Observation struct {
 	Reissue Reissue
 	// Serving is how the API server can reach this kubelet.
 	Serving Serving
-	// CAOffered are pins of CAs that cluster-info shows and the trust record
-	// does not hold.
-	CAOffered []string
-	// ServerOffered is the server that cluster-info names now, if it is neither
-	// the one that it named when it was accepted nor the one in use.
-	ServerOffered string
-	// ServerFromFile: it is not cluster-info that names it but the discovery file.
-	ServerFromFile bool
-	// CAFromFile: it is not cluster-info that shows them but the discovery file.
-	CAFromFile bool
+	// Change is what the cluster shows now that this node does not have.
+	Change Change
 	// Leftovers are kubeconfigs with a token that nobody needs any more.
 	Leftovers []Leftover
 	// CARefreshClosed: cluster-info cannot be read any more.
@@ -203,20 +195,7 @@ func notesOf(o Observation) []Note {
 		add(fault.ServingCertificatePending, "the kubelet has no serving certificate from the cluster yet"+o.Serving.Request.clause())
 		hint(o.Serving.Request.approve())
 	}
-	shows := "cluster-info"
-	if o.CAFromFile {
-		shows = "the discovery file"
-	}
-	for _, pin := range o.CAOffered {
-		add(fault.CAOffered, shows+" shows a CA that this node does not hold: "+pin)
-	}
-	if o.ServerOffered != "" {
-		names := "cluster-info"
-		if o.ServerFromFile {
-			names = "the discovery file"
-		}
-		add(fault.ServerOffered, names+" names another server than this node uses: "+fault.Quote(o.ServerOffered))
-	}
+	notes = append(notes, o.Change.notes()...)
 	if o.CARefreshClosed {
 		add(fault.CARefreshUnavailable, "cluster-info cannot be read anonymously, and there is no discovery file to read instead")
 	}

@@ -55,7 +55,7 @@ func TestNextPhase(t *testing.T) {
 		"a deleted Node is only reported":                       {func(o *Observation) { o.Node.Deleted = true }, Joined},
 		"a Node that is not Ready is joined all the same":       {func(o *Observation) { o.Node.Ready = false; o.Node.NotReady = "cni" }, Joined},
 		"a bad config file does not move a joined node":         {func(o *Observation) { o.ConfigError = errors.New("x") }, Joined},
-		"a CA on offer does not move a joined node":             {func(o *Observation) { o.CAOffered = []string{"sha256:x"} }, Joined},
+		"a CA on offer does not move a joined node":             {func(o *Observation) { o.Change.CAAdded = []string{"sha256:x"} }, Joined},
 		"an overdue renewal does not move a running node":       {func(o *Observation) { o.Renewal.Overdue = true }, Joined},
 		"an edited unit is only reported":                       {func(o *Observation) { o.Unit.Drifted = []string{"kubelet.service"} }, Joined},
 		"a usable pair, damaged config and a kubelet held back": {func(o *Observation) { o.Unit.HeldBack = "masked"; o.Files.Damaged = []string{"config.yaml"} }, ConfiguringKubelet},
@@ -81,8 +81,8 @@ func TestNotesOf(t *testing.T) {
 	o.Node = Node{Known: true, Deleted: true}
 	o.Renewal = Renewal{NotAutomatic: true, Overdue: true, NotAfter: time.Unix(0, 0)}
 	o.Serving = Serving{Missing: true, Request: &pendingAsked{}, OtherCAs: []string{`"CN=x"`}}
-	o.CAOffered = []string{"sha256:a"}
-	o.ServerOffered = "https://10.0.0.9:6443"
+	o.Change.CAAdded = []string{"sha256:a"}
+	o.Change.Server = "https://10.0.0.9:6443"
 	o.CARefreshClosed = true
 	o.Files.Drifted = []string{"config.yaml"}
 	o.Unit.Drifted = []string{"kubelet.service"}

@@ -30,14 +30,10 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		Trust:       pair != PairUsable && a.trustServes(), // else nobody asks, and it costs reading files
 		Files:       a.filesState(seen),
 		Node:        a.memory.node,
-		CAOffered:   a.memory.caOffered,
-		CAFromFile:  a.memory.caFromFile,
 		Leftovers:   a.memory.leftovers,
 		ConfigError: a.configErr,
 
 		CARefreshClosed: a.memory.caClosed,
-		ServerOffered:   a.memory.serverOffered,
-		ServerFromFile:  a.cfg.Discovery != nil,
 		Skew:            a.memory.skew,
 	}
 	o.NewPair = a.hasNewPair(pair)
@@ -136,16 +132,32 @@ func (a *Agent) filesState(seen kubelet.Observed) Files {
 			f.Drifted = append(f.Drifted, path)
 		}
 	}
-	k := seen.Kubeconfig
-	if path := a.files.Kubeconfig(); k.OK && a.trust != nil && k.Server != a.trust.Server && a.manifest.Files[path] == seen.Hashes[path] {
-		// As we wrote it, and outdated: the cluster's server is another one now.
-		f.Damaged = append(f.Damaged, path)
-	}
+	a.outdatedFiles(&f, seen)
 	if a.manifest.Rewrite && !contains(f.Damaged, a.files.Kubeconfig()) {
 		f.Damaged = append(f.Damaged, a.files.Kubeconfig())
 	}
 	sortStrings(f.Damaged, f.Drifted)
 	return f
+}
+
+// outdatedFiles finds those that are as we wrote them while the trust record has
+// changed since: another server, other CAs. A crash may have put on record what
+// they were about to hold; then it is what they held before that counts.
+func (a *Agent) outdatedFiles(f *Files, seen kubelet.Observed) {
+	if a.trust == nil {
+		return
+	}
+	old := func(path string, other bool) {
+		hash := seen.Hashes[path]
+		ours := hash != "" && (a.manifest.Files[path] == hash || a.manifest.Replaced[path] == hash)
+		if !other || !ours || contains(f.Damaged, path) {
+			return
+		}
+		f.Damaged = append(f.Damaged, path)
+		f.Drifted = slices.DeleteFunc(f.Drifted, func(drifted string) bool { return drifted == path })
+	}
+	old(a.files.Kubeconfig(), seen.Kubeconfig.OK && seen.Kubeconfig.Server != a.trust.Server)
+	old(a.files.CACert(), seen.Hashes[a.files.CACert()] != record.HashOf([]byte(a.trust.CA)))
 }
 
 // unitState reduces systemd's properties to what decides (DESIGN of the loop:

@@ -14,6 +14,8 @@ type Pace struct {
 	UnauthorizedGap time.Duration // between two answers 401, before they are believed
 	NamesakeAtLeast time.Duration // how long a Lease that looks fresh is watched
 	NamesakeEvery   time.Duration // and how often it is read meanwhile
+	ServerDead      time.Duration // the server in use fails for this long, before another is looked for
+	ChangeGap       time.Duration // between two changes of the same kind that a joined node follows: of its CAs, of its server
 	Slow            time.Duration // pause after a slow fault, once the first two minutes are over
 	Blocked         time.Duration // pause after a blocked fault
 }
@@ -27,6 +29,8 @@ var DefaultPace = Pace{
 	UnauthorizedGap: time.Minute,
 	NamesakeAtLeast: 15 * time.Second,
 	NamesakeEvery:   5 * time.Second,
+	ServerDead:      3 * time.Minute,
+	ChangeGap:       2 * time.Hour,
 	Slow:            time.Minute,
 	Blocked:         5 * time.Minute,
 }
@@ -45,6 +49,8 @@ func (p Pace) orDefault() Pace {
 	fill(&p.UnauthorizedGap, DefaultPace.UnauthorizedGap)
 	fill(&p.NamesakeAtLeast, DefaultPace.NamesakeAtLeast)
 	fill(&p.NamesakeEvery, DefaultPace.NamesakeEvery)
+	fill(&p.ServerDead, DefaultPace.ServerDead)
+	fill(&p.ChangeGap, DefaultPace.ChangeGap)
 	fill(&p.Slow, DefaultPace.Slow)
 	fill(&p.Blocked, DefaultPace.Blocked)
 	return p

@@ -32,6 +32,7 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 	s.Cluster = nil
 	if a.trust != nil {
 		s.Cluster = &ClusterStatus{Server: a.trust.Server, Provisional: a.trust.Provisional, Endpoint: a.trust.Endpoint, CAPins: a.trust.CAPins}
+		s.Cluster.CATaken, s.Cluster.ServerMoved = moment(a.trust.CATaken), moment(a.trust.ServerMoved)
 		if a.trust.DiscoveryFile != "" && a.cfg.Discovery != nil {
 			s.Cluster.DiscoveryFile = a.cfg.Discovery.Path
 		}
@@ -43,6 +44,15 @@ func (a *Agent) describe(seen kubelet.Observed, unit systemd.Unit, o Observation
 		s.Kubelet.Healthy = &healthy
 	}
 	a.describeNode(o.LeaseRenewed)
+}
+
+// moment is a time for the status; nil if there is none.
+func moment(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC()
+	return &t
 }
 
 // describeNode copies what the API said of our Node last.
@@ -94,6 +104,7 @@ func (a *Agent) publish(phase Phase, o Observation, err error, say string) {
 		s.Message, s.Hint = oneLine(err.Error()), fault.HintOf(err)
 	}
 	o.Findings, o.MetricsRefused = a.memory.findings, a.exports.refused
+	o.Change = a.change()
 	s.Notes = notesOf(o)
 	a.logNotes(s.Notes)
 	s.Timeline = a.timeline.copy()

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -62,6 +63,7 @@ func (a *Agent) takeReload() {
 	if next == nil {
 		return
 	}
+	before := a.cfg
 	a.tell(a.deps.Notify.Reloading())
 	if next.err != nil {
 		a.configErr = next.err
@@ -76,8 +78,9 @@ func (a *Agent) takeReload() {
 	a.wallet.refused = nil
 	a.memory.lookForDrift = true
 	a.memory.file, a.memory.spent = nil, spentToken{}
-	if a.cfg.Discovery != nil {
-		a.memory.nextAPICheck = time.Time{} // the file may show another CA
+	if f := &a.memory.follow; a.cfg.Discovery != nil || f.asks() || !sameCluster(before, a.cfg) {
+		a.memory.nextAPICheck = time.Time{} // the file may show another CA; a pin, an endpoint or a token what was lacking
+		f.outage.again = time.Time{}
 	}
 	a.memory.annotateRefused = false
 	a.exports.next = time.Time{} // whoever held the port may have gone
@@ -86,6 +89,11 @@ func (a *Agent) takeReload() {
 	a.reexamine()
 	a.retry.reset()
 	a.tell(a.deps.Notify.Ready())
+}
+
+// sameCluster says whether two configs lead to the same server and the same CAs.
+func sameCluster(a, b Config) bool {
+	return slices.Equal(a.Endpoints, b.Endpoints) && a.Server == b.Server && a.CARotation == b.CARotation && slices.Equal(a.Pins.List(), b.Pins.List())
 }
 
 // keepName lets a node keep the name that it joined under, whatever the config

@@ -3,7 +3,6 @@ package agent
 import (
 	"context"
 	"errors"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"time"
@@ -11,7 +10,6 @@ import (
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
-	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/apiclient"
 )
 
@@ -53,11 +51,16 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	if a.memory.eager == 0 && a.unasked(o) {
 		a.memory.nextAPICheck = now // something new is seen here: what does the API know of it?
 	}
-	check := !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil
+	check, moved := !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil, false
 	if check {
 		wasReady := a.memory.node.Ready
 		if err := a.askAPI(ctx, o); err != nil {
 			a.log.WithError(err).Debug("the API cannot be asked now")
+			if moved = a.serverFailed(ctx, o, err); !cutsOff(err) {
+				a.memory.follow.outage = outage{}
+			}
+		} else {
+			a.memory.follow.outage = outage{}
 		}
 		if wasReady && !a.memory.node.Ready && !a.memory.node.Deleted {
 			a.memory.eager = a.pace.EagerFirst // it was Ready: somebody will want to know when it is again
@@ -68,8 +71,8 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 		a.heard(&o)
 		a.describeNode(o.LeaseRenewed)
 	}
-	if phase == Joined {
-		a.takeServerBack(ctx, check && a.memory.eager == 0)
+	if phase == Joined && !moved {
+		a.follow(ctx, check && a.memory.eager == 0, o)
 	}
 	say := "node " + a.cfg.NodeName
 	if phase != Joined {
@@ -129,6 +132,8 @@ func (a *Agent) scheduleCheck(now time.Time) {
 	switch {
 	case !a.memory.unauthorized.IsZero():
 		next = a.pace.UnauthorizedGap
+	case !a.memory.follow.outage.since.IsZero():
+		next = a.pace.LocalCheck + jitter(a.pace.LocalCheck) // the kubelet is cut off: every minute counts
 	case a.memory.eager > 0 && !a.memory.node.Ready && a.memory.eager < a.pace.APICheck:
 		next = a.memory.eager
 		a.memory.eager *= 2
@@ -168,36 +173,6 @@ func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 	return a.askInTurn(ctx, o)
 }
 
-// askClusterInfo notes CAs that the cluster shows and this node does not hold,
-// and a server that is not the one that was accepted.
-// Where anonymous access is closed the discovery file is read instead.
-func (a *Agent) askClusterInfo(ctx context.Context) error {
-	api, err := a.deps.Connect(Identity{Server: a.trust.Server, CA: []byte(a.trust.CA)})
-	if err != nil {
-		return err
-	}
-	defer api.Close()
-	text, err := api.ClusterInfo(ctx)
-	var unauthorized *apiclient.Unauthorized
-	if apierrors.IsForbidden(err) || apierrors.IsNotFound(err) || errors.As(err, &unauthorized) {
-		a.memory.caClosed = !a.fileOffers()
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	a.memory.caClosed = false
-	offered, err := discovery.Offered(text)
-	if err != nil {
-		return fmt.Errorf("cannot read the cluster's bundle: %w", err)
-	}
-	if a.cfg.Discovery != nil {
-		offered.Server = a.fileServer() // that is who names it
-	}
-	a.offered(offered, false)
-	return nil
-}
-
 // untilSomethingIsDue says how long a node at rest may be left alone.
 func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
 	if o.Pair == PairVanishing {
@@ -208,8 +183,8 @@ func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
 	}
 	now := a.deps.Clock.Now()
 	left := a.memory.nextAPICheck.Sub(now)
-	if due := a.memory.serverDue; !due.IsZero() {
-		left = min(left, due.Sub(now))
+	if f := a.memory.follow; f.plan != nil {
+		left = min(left, f.due.Sub(now))
 	}
 	if left <= 0 {
 		return time.Second

@@ -205,8 +205,7 @@ func (a *Agent) heard(o *Observation) {
 	if o.Renewal.Overdue && a.memory.renewal == nil {
 		a.memory.renewal = &pendingAsked{unknown: true}
 	}
-	o.Node, o.CAOffered, o.CARefreshClosed = a.memory.node, a.memory.caOffered, a.memory.caClosed
-	o.ServerOffered, o.CAFromFile = a.memory.serverOffered, a.memory.caFromFile
+	o.Node, o.CARefreshClosed = a.memory.node, a.memory.caClosed
 	if automatic := a.manifest.RenewalAutomatic; automatic != nil {
 		o.Renewal.NotAutomatic = !*automatic
 	}

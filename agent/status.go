@@ -54,6 +54,9 @@ type ClusterStatus struct {
 	// DiscoveryFile is the path of the file that names the cluster.
 	DiscoveryFile string   `json:"discoveryFile,omitempty"`
 	CAPins        []string `json:"caPins"`
+	// When other CAs were taken last, and when the node moved to another server.
+	CATaken     *time.Time `json:"caTaken,omitempty"`
+	ServerMoved *time.Time `json:"serverMoved,omitempty"`
 }
 
 // CSRStatus is the certificate signing request that waits, or waited last.

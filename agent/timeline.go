@@ -19,6 +19,7 @@ const (
 	StepStart     = "start kubelet"
 	StepHealth    = "kubelet healthy"
 	StepRegister  = "node registered"
+	StepFollow    = "follow the cluster"
 )
 
 // maxSteps bounds the timeline: a node that waits for weeks must not grow it.

@@ -13,7 +13,7 @@ func newTrust(cfg Config, cluster *discovery.Cluster, machine Machine) *record.T
 		UnsafeSkip: cfg.UnsafeSkipCAVerification, TokenID: cluster.TokenID, DiscoveryFile: cluster.FileDigest,
 		Server: cluster.Server, InfoServer: cluster.InfoServer, Provisional: cluster.Provisional,
 		Endpoint: cluster.Endpoint, CA: string(cluster.CA), CAPins: cluster.Pins, DroppedPins: cluster.DroppedPins, ClientCAs: cluster.OtherClientCAs,
-		NodeName: cfg.NodeName, Machine: machine,
+		NodeName: cfg.NodeName, Machine: machine, ServerByConfig: cfg.Server != "",
 	}
 	t.Endpoints, t.Pins = grounds(cfg)
 	return t
@@ -69,7 +69,7 @@ func (a *Agent) restoreTrust() error {
 		return nil //nolint:nilerr // without a CA there is nothing to restore
 	}
 	a.trust = &record.Trust{
-		Server: seen.Kubeconfig.Server, InfoServer: seen.Kubeconfig.Server, CA: string(seen.CA.Data), CAPins: pins,
+		Server: seen.Kubeconfig.Server, CA: string(seen.CA.Data), CAPins: pins,
 		NodeName: a.cfg.NodeName, Machine: a.deps.Machine,
 	}
 	return a.trust.Write(a.cfg.Paths)

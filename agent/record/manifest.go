@@ -25,6 +25,9 @@ type Manifest struct {
 	// Before is the file of the pair that the installed one has replaced, until that
 	// has proven itself: should the API refuse it, there is a way back.
 	Before string `json:"before,omitempty"`
+	// Replaced: path -> hash of what it held before the write that is under way, so
+	// that after a crash a file that still holds it is outdated, not edited.
+	Replaced map[string]string `json:"replaced,omitempty"`
 	// ReloadOwed: the unit was new to systemd and was started without a
 	// daemon-reload, which is made up for once nobody waits for it.
 	ReloadOwed bool `json:"reloadOwed,omitempty"`

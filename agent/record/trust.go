@@ -1,6 +1,9 @@
 package record
 
-import "encoding/pem"
+import (
+	"encoding/pem"
+	"time"
+)
 
 // Machine is what tells this machine and this boot from others.
 type Machine struct {
@@ -22,13 +25,15 @@ type Trust struct {
 	DiscoveryFile string `json:"discoveryFile,omitempty"`
 
 	// What was accepted.
-	Server      string   `json:"server"`
-	InfoServer  string   `json:"infoServer"`
-	Provisional bool     `json:"provisional,omitempty"`
-	Endpoint    string   `json:"endpoint"`
-	CA          string   `json:"ca"` // PEM
-	CAPins      []string `json:"caPins"`
-	DroppedPins []string `json:"droppedPins,omitempty"` // of the CAs that stood beside them and were not pinned
+	Server      string `json:"server"`
+	InfoServer  string `json:"infoServer"`
+	Provisional bool   `json:"provisional,omitempty"`
+	// ServerByConfig: Server is the key server's, whatever cluster-info names.
+	ServerByConfig bool     `json:"serverByConfig,omitempty"`
+	Endpoint       string   `json:"endpoint"`
+	CA             string   `json:"ca"` // PEM
+	CAPins         []string `json:"caPins"`
+	DroppedPins    []string `json:"droppedPins,omitempty"` // of the CAs that stood beside them and were not pinned
 	// ClientCAs are the names of the CAs whose clients the API server takes, where
 	// none of the accepted ones is among them; quoted already.
 	ClientCAs []string `json:"clientCAs,omitempty"`
@@ -36,6 +41,9 @@ type Trust struct {
 	// (PEM). Nothing is trusted on their strength: a node's certificate that only
 	// one of them vouches for is replaced while it is still accepted.
 	FormerCA string `json:"formerCA,omitempty"`
+	// When the node last took other CAs, and when it last moved to another server.
+	CATaken     time.Time `json:"caTaken,omitzero"`
+	ServerMoved time.Time `json:"serverMoved,omitzero"`
 
 	// Who we are.
 	NodeName string  `json:"nodeName"`

@@ -89,6 +89,8 @@ func keys() []key {
 			doc: "What the agent does once the machine is a node: heal what it safely can, observe and report only, or exit."},
 		{name: "restartSplay", kind: kindString, def: "30m", flag: "restart-splay", rule: (*judge).restartSplay,
 			doc: "When a change in the cluster makes every node restart its kubelet, each machine waits for a time of its own within this one, from 0s to 24h."},
+		{name: "caRotation", kind: kindEnum, enum: []string{"follow", "pinned"}, def: "follow", flag: "ca-rotation", rule: (*judge).caRotation,
+			doc: "What becomes of other CAs that the cluster shows a joined node, over a connection that verifies under those it holds: follow takes them (caCertHashes decide the first contact only), pinned takes them once the pin of each is in caCertHashes."},
 		{name: "clusterDNS", kind: kindList, def: []string{}, flag: "cluster-dns", rule: (*judge).clusterDNS,
 			example: `["10.96.0.10"]`,
 			doc:     "Addresses of the cluster's DNS, only used when neither kubelet.configFile nor the cluster has a kubelet config."},
@@ -130,7 +132,7 @@ func keys() []key {
 // later are keys of a later version, so that the error can say so.
 func later(name string) bool {
 	switch name {
-	case "repair", "caRotation":
+	case "repair":
 		return true
 	}
 	return false

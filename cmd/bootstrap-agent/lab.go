@@ -37,6 +37,7 @@ func init() {
 			"LocalCheck": &deps.Pace.LocalCheck, "APICheck": &deps.Pace.APICheck, "VanishGrace": &deps.Pace.VanishGrace,
 			"EagerFirst": &deps.Pace.EagerFirst, "UnauthorizedGap": &deps.Pace.UnauthorizedGap,
 			"NamesakeAtLeast": &deps.Pace.NamesakeAtLeast, "NamesakeEvery": &deps.Pace.NamesakeEvery,
+			"ServerDead": &deps.Pace.ServerDead, "ChangeGap": &deps.Pace.ChangeGap,
 			"Slow": &deps.Pace.Slow, "Blocked": &deps.Pace.Blocked,
 		} {
 			if d, err := time.ParseDuration(settings.Pace[name]); err == nil {

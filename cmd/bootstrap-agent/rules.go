@@ -333,6 +333,14 @@ func (j *judge) restartSplay(s setting) {
 	j.cfg.RestartSplay = d
 }
 
+func (j *judge) caRotation(s setting) {
+	text, _ := s.value.(string)
+	if text == "pinned" && len(j.settings.list("caCertHashes")) == 0 && j.settings.text("discoveryFile") == "" {
+		j.fault(s, "pinned needs the pins in caCertHashes, else no other CA could ever be taken")
+	}
+	j.cfg.CARotation = agent.CARotation(text)
+}
+
 // metricsAddress wants an address that was chosen: one that means "all of them"
 // would show the numbers to networks that nobody thought of.
 func (j *judge) metricsAddress(s setting) {

@@ -17,6 +17,8 @@ const (
 	EventKubeletStarted       Event = "KubeletStarted"
 	EventKubeletRestarted     Event = "KubeletRestarted"
 	EventKubeletStopped       Event = "KubeletStopped"
+	EventCATaken              Event = "CATaken"
+	EventServerMoved          Event = "ServerMoved"
 )
 
 // EventEntry is one row of the table of events.
@@ -39,6 +41,10 @@ func Events() []EventEntry {
 			"The kubelet was older than its certificate, its CA or the server in its kubeconfig, which the agent had to replace. It reads them only when it starts."},
 		{EventKubeletStopped, "bootstrap-agent has stopped the kubelet for a moment",
 			"Its certificate is replaced: it had expired, was gone, or the API refused it. The agent starts it again at once."},
+		{EventCATaken, "The cluster's CAs have changed, and this node has taken them",
+			"cluster-info showed another bundle over a connection that verified under the CAs that this node held, or a discovery file did; or the cluster was discovered anew, with signature and pins. The kubelet is restarted once."},
+		{EventServerMoved, "This node has moved to another API server of its cluster",
+			"The cluster names another one, or the one in use could not be used any more; the new one verified under the CAs that this node holds. The kubelet is restarted once."},
 	}
 }
 

@@ -68,6 +68,8 @@ func TestTheIDsInTheJournalAreForEver(t *testing.T) {
 		"event KubeletStarted":       "bcbaa51c3e908725b51a4cf49c13986d",
 		"event KubeletRestarted":     "99c9ffbfdb0980268a0a19d57c0bd35b",
 		"event KubeletStopped":       "439122cfae8180a0bf0f809ac984b761",
+		"event CATaken":              "b8b6c1a15dcb807489514cbaf5e297cf",
+		"event ServerMoved":          "ea7d9d224be48c6bb254de851f40b759",
 	}
 	form := regexp.MustCompile(`^[0-9a-f]{12}8[0-9a-f]{3}[89ab][0-9a-f]{15}$`)
 	seen := map[string]bool{}
