@@ -39,6 +39,7 @@ type rig struct {
 	cfg   Config
 	deps  Deps
 	boot  string
+	agent *Agent // where a helper has started it
 
 	mu       sync.Mutex
 	statuses []Status
@@ -746,7 +747,7 @@ func TestADeletedNodeIsOnlyReported(t *testing.T) {
 
 func TestACAOnOfferIsReported(t *testing.T) {
 	r := newRig(t, testapi.Options{Quiet: true})
-	r.cfg.AfterJoin = AfterJoinHeal
+	r.cfg.AfterJoin, r.cfg.RestartSplay = AfterJoinHeal, 1000*time.Hour
 	_, stop := r.start()
 	r.await("the join", phase(Joined))
 	r.api.AddClusterInfoCA(r.api.ForeignCA())
@@ -765,10 +766,10 @@ func TestAnotherServerInClusterInfoIsReported(t *testing.T) {
 	r.cfg.AfterJoin = AfterJoinHeal
 	_, stop := r.start()
 	r.await("the join", phase(Joined))
-	r.api.SetClusterInfoServer("https://10.0.0.9:6443")
+	r.api.SetClusterInfoServer("https://127.0.0.1:9")
 	r.await("the note", func(s Status) bool {
 		return s.Phase == Joined && slices.ContainsFunc(s.Notes, func(n Note) bool {
-			return n.Reason == fault.ServerOffered && strings.Contains(n.Message, "10.0.0.9")
+			return n.Reason == fault.ServerOffered && strings.Contains(n.Message, "127.0.0.1:9") && strings.Contains(n.Message, "not followed: it does not answer")
 		})
 	})
 	if err := stop(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
@@ -250,7 +251,7 @@ var tokenLineAndRest = regexp.MustCompile(`(?m)^ *token:.*\n`)
 
 func TestTheDiscoveryFileShowsANewCAWhereClusterInfoIsClosed(t *testing.T) {
 	r, path := byFile(t, testapi.Options{Quiet: true}, "")
-	r.cfg.AfterJoin = AfterJoinHeal
+	r.cfg.AfterJoin, r.cfg.RestartSplay = AfterJoinHeal, 1000*time.Hour
 	a, stop := r.start()
 	r.await("the join", phase(Joined))
 	s := r.await("a look at the API", func(s Status) bool { return s.Node.Ready != nil })
@@ -271,11 +272,11 @@ func TestTheDiscoveryFileShowsANewCAWhereClusterInfoIsClosed(t *testing.T) {
 		return false
 	})
 	// Another server in the file is told of, and cluster-info's own is not asked for.
-	mustWrite(t, path, bootstrapKubeconfig("https://elsewhere:6443", r.api.CA(), ""))
+	mustWrite(t, path, bootstrapKubeconfig("https://127.0.0.1:9", r.api.CA(), ""))
 	a.Reload(r.cfg, nil)
 	r.await("the offered server", func(s Status) bool {
 		for _, n := range s.Notes {
-			if n.Reason == fault.ServerOffered && strings.Contains(n.Message, `the discovery file names another server than this node uses: "https://elsewhere:6443"`) {
+			if n.Reason == fault.ServerOffered && strings.Contains(n.Message, `the discovery file names another server than this node uses: "https://127.0.0.1:9"`) {
 				return true
 			}
 		}

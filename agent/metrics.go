@@ -72,8 +72,17 @@ func (f facts) page() []byte {
 	}
 	if s.Cluster != nil {
 		p.Family("bootstrap_agent_trusted_ca_info", metrics.Gauge, "1 for each CA of the cluster that this node trusts, by the hash of its public key.")
-		for _, pin := range s.Cluster.CAPins {
+		pins := slices.Compact(slices.Sorted(slices.Values(s.Cluster.CAPins))) // two certificates of one key are one series
+		for _, pin := range pins {
 			p.Sample(1, "hash", pin)
+		}
+		p.Family("bootstrap_agent_trusted_cas", metrics.Gauge, "How many CAs of the cluster this node trusts.")
+		p.Sample(float64(len(pins)))
+		p.Family("bootstrap_agent_ca_offered", metrics.Gauge, "1 while the cluster shows other CAs than this node trusts: to be taken, or held back.")
+		p.Flag(slices.ContainsFunc(s.Notes, func(n Note) bool { return n.Reason == fault.CAOffered }))
+		if taken := s.Cluster.CATaken; taken != nil {
+			p.Family("bootstrap_agent_ca_taken_seconds", metrics.Gauge, "Unix time at which this node took other CAs last.")
+			p.Sample(inUnix(*taken))
 		}
 	}
 	if f.skew != nil {

@@ -147,6 +147,11 @@ func (a *Agent) outdatedFiles(f *Files, seen kubelet.Observed) {
 	if a.trust == nil {
 		return
 	}
+	for path := range a.manifest.Replaced {
+		if a.manifest.Files[path] == seen.Hashes[path] {
+			delete(a.manifest.Replaced, path) // that write went through after all
+		}
+	}
 	old := func(path string, other bool) {
 		hash := seen.Hashes[path]
 		ours := hash != "" && (a.manifest.Files[path] == hash || a.manifest.Replaced[path] == hash)

@@ -19,7 +19,13 @@ type balancer struct {
 	t    *testing.T
 	addr string
 	all  sync.WaitGroup
+	shut func()
 }
+
+func (b *balancer) url() string { return "https://" + b.addr }
+
+// close leaves nobody there, and ends what is open.
+func (b *balancer) close() { b.shut() }
 
 func newBalancer(t *testing.T) *balancer {
 	t.Helper()
@@ -37,7 +43,18 @@ func (b *balancer) open(to string) {
 	if err != nil {
 		b.t.Fatal(err)
 	}
-	b.t.Cleanup(func() { _ = l.Close(); b.all.Wait() })
+	var mu sync.Mutex
+	var open []net.Conn
+	b.shut = func() {
+		_ = l.Close()
+		mu.Lock()
+		for _, conn := range open {
+			_ = conn.Close()
+		}
+		mu.Unlock()
+		b.all.Wait()
+	}
+	b.t.Cleanup(b.shut)
 	b.all.Go(func() {
 		for {
 			in, err := l.Accept()
@@ -49,6 +66,9 @@ func (b *balancer) open(to string) {
 				_ = in.Close()
 				continue
 			}
+			mu.Lock()
+			open = append(open, in, out)
+			mu.Unlock()
 			for _, way := range [][2]net.Conn{{in, out}, {out, in}} {
 				b.all.Go(func() {
 					_, _ = io.Copy(way[0], way[1])
@@ -70,7 +90,7 @@ func provisional(t *testing.T, change func(r *rig)) (*rig, *balancer) {
 	if change != nil {
 		change(r)
 	}
-	r.start()
+	r.agent, _ = r.start()
 	s := r.await("join by the endpoint", phase(Joined))
 	if s.Cluster == nil || !s.Cluster.Provisional || !strings.Contains(s.Cluster.Server, r.api.Host()) {
 		t.Fatalf("cluster: %+v", s.Cluster)

@@ -265,10 +265,10 @@ func TestARequestThatNobodyWillApproveShowsBothWaysOut(t *testing.T) {
 }
 
 // A CA that the pins left out at the join was there from the first day: nobody
-// has changed cluster-info.
-func TestACAThatThePinsLeftOutIsNotOnOffer(t *testing.T) {
+// has changed cluster-info, and where pins decide, they have decided.
+func TestACAThatThePinsLeftOutIsNotOnOfferWherePinsDecide(t *testing.T) {
 	r := newRig(t, testapi.Options{Quiet: true})
-	r.cfg.AfterJoin = AfterJoinHeal
+	r.cfg.AfterJoin, r.cfg.CARotation = AfterJoinHeal, CARotationPinned
 	r.api.AddClusterInfoCA(r.api.ForeignCA())
 	_, stop := r.start()
 	r.await("the join", phase(Joined))
@@ -278,8 +278,8 @@ func TestACAThatThePinsLeftOutIsNotOnOffer(t *testing.T) {
 	}
 	asked := r.deps.Clock.Now()
 	s := r.await("the next status", func(s Status) bool { return s.Time.After(asked.Add(time.Minute)) })
-	if n, ok := noteOf(s, fault.CAOffered); ok {
-		t.Errorf("note %+v", n)
+	if n, ok := noteOf(s, fault.CAOffered); ok || restarts(r) > 0 {
+		t.Errorf("note %+v, %v", n, r.units.Calls())
 	}
 	if err := stop(); err != nil {
 		t.Error(err)

@@ -84,6 +84,9 @@ func (s *Server) kubeconfig() string {
 		server = s.URL()
 	}
 	bundle := s.pki.serving.pem()
+	if s.pki.next != nil {
+		bundle = append(bundle, s.pki.next.pem()...)
+	}
 	for _, old := range s.pki.retired {
 		bundle = append(bundle, old.pem()...)
 	}

@@ -34,6 +34,7 @@ type pki struct {
 	serving *authority   // signs the serving certificate; named by cluster-info
 	client  *authority   // signs client certificates
 	foreign *authority   // of another cluster: trusted by nobody here
+	next    *authority   // the serving CA to come, shown beside the one in use
 	retired []*authority // former serving CAs that are still in the bundle
 	former  []*authority // former signers of clients that are still accepted
 	leaf    tls.Certificate
@@ -132,6 +133,38 @@ func (s *Server) RotateServingCA(keepOld bool) error {
 	s.pki.serving = ca
 	s.refreshClusterInfo()
 	return s.issueServing(ServingGood)
+}
+
+// PrepareServingCA makes the next serving CA, shows it in cluster-info beside the
+// one in use, and returns its pin. SwitchServingCA then shows a certificate of it.
+func (s *Server) PrepareServingCA() (pin string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.pki.next, err = newAuthority("kubernetes", s.now()); err != nil {
+		return "", err
+	}
+	s.refreshClusterInfo()
+	return pinOf(s.pki.next.cert), nil
+}
+
+// SwitchServingCA shows a certificate of the CA that was prepared; the CAs before
+// it stay in cluster-info until DropRetiredCAs.
+func (s *Server) SwitchServingCA() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pki.retired = append([]*authority{s.pki.serving}, s.pki.retired...)
+	s.pki.serving, s.pki.next = s.pki.next, nil
+	s.refreshClusterInfo()
+	return s.issueServing(ServingGood)
+}
+
+// DropRetiredCAs leaves only the serving CA of now in cluster-info.
+func (s *Server) DropRetiredCAs() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pki.retired, s.pki.next = nil, nil
+	s.refreshClusterInfo()
+	s.notify()
 }
 
 // RotateClientCA makes a new CA for client certificates: every one issued
