@@ -187,13 +187,15 @@ func (c *Cluster) readKeys() (keys pki, admin, nobody *http.Client, err error) {
 	}
 	roots := x509.NewCertPool()
 	roots.AddCert(ca)
-	with := func(pairs ...tls.Certificate) *http.Client {
-		return &http.Client{Transport: &http.Transport{
-			TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: pairs, MinVersion: tls.VersionTLS12},
-			ForceAttemptHTTP2: true,
-		}}
-	}
-	return pki{caPEM, clientPEM, pinOf(ca), pinOf(clientCA)}, with(pair), with(), nil
+	return pki{caPEM, clientPEM, pinOf(ca), pinOf(clientCA)}, clientWith(roots, pair), clientWith(roots), nil
+}
+
+// clientWith is an HTTP client that trusts these CAs, with or without an identity.
+func clientWith(roots *x509.CertPool, pairs ...tls.Certificate) *http.Client {
+	return &http.Client{Transport: &http.Transport{
+		TLSClientConfig:   &tls.Config{RootCAs: roots, Certificates: pairs, MinVersion: tls.VersionTLS12},
+		ForceAttemptHTTP2: true,
+	}}
 }
 
 func (c *Cluster) readCA(name string) ([]byte, *x509.Certificate, error) {
