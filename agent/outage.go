@@ -73,6 +73,9 @@ func (a *Agent) moveElsewhere(ctx context.Context) bool {
 		places = []string{a.fileServer()}
 	default:
 		places = append(places, a.trust.InfoServer)
+		// Each machine begins elsewhere, or all of a fleet would meet at the first one.
+		first := int(splay(a.deps.Machine.MachineID+a.cfg.NodeName, time.Duration(len(places))))
+		places = append(places[first:], places[:first]...)
 	}
 	for _, place := range places {
 		if place == "" || place == a.trust.Server {
