@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
-	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
 	"github.com/bootstrap-agent/bootstrap-agent/test/cluster/proxy"
@@ -155,8 +154,11 @@ func (f *follower) rotate(t *testing.T, ctx context.Context) {
 		return s.Phase == agent.Joined && s.Certificate != nil && s.Certificate.Serial != first.Certificate.Serial
 	})
 	f.wantWell(t, ctx, "new alone in cluster-info")
-	var trust record.Trust
-	text, err := f.m.ReadFile(ctx, record.DefaultPaths().TrustFile())
+	var trust struct {
+		FormerCA, TokenID string
+		Pins              []string
+	}
+	text, err := f.m.ReadFile(ctx, "/var/lib/bootstrap-agent/trust.json")
 	must(err)
 	must(json.Unmarshal([]byte(text), &trust))
 	if !strings.Contains(trust.FormerCA, "BEGIN CERTIFICATE") || !slices.Equal(trust.Pins, []string{oldPin}) || trust.TokenID == "" {
@@ -174,7 +176,7 @@ func (f *follower) rotate(t *testing.T, ctx context.Context) {
 	if again, err := statusOf(ctx, f.m); err != nil || again.Certificate.Serial != s.Certificate.Serial {
 		t.Errorf("%v, certificate %+v, before %+v", err, again.Certificate, s.Certificate)
 	}
-	metrics, err := f.m.ReadFile(ctx, record.DefaultPaths().MetricsFile())
+	metrics, err := f.m.ReadFile(ctx, "/run/bootstrap-agent/metrics.prom")
 	must(err)
 	for _, line := range []string{"bootstrap_agent_ca_offered 0\n", "bootstrap_agent_trusted_cas 1\n", fmt.Sprintf("bootstrap_agent_trusted_ca_info{hash=%q} 1\n", next.Pin())} {
 		if !strings.Contains(metrics, line) {
