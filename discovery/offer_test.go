@@ -31,3 +31,29 @@ func TestOfferedKeepsTheRulesOfTheFirstReading(t *testing.T) {
 		})
 	}
 }
+
+func TestBundlesAreComparedByCertificateNotByOrderOrText(t *testing.T) {
+	a, b, c := newCA(t, "a"), newCA(t, "b"), newCA(t, "c")
+	parse := func(text []byte) Bundle {
+		t.Helper()
+		bundle, err := ParseBundle(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return bundle
+	}
+	one, other := parse(pemOf(a, b)), parse(slices.Concat([]byte("# in another order\n"), pemOf(b, a, b)))
+	if one.Minus(other).Len()+other.Minus(one).Len() != 0 || string(one.PEM()) != string(other.PEM()) || one.Len() != 2 {
+		t.Errorf("%v and %v", one.Pins(), other.Pins())
+	}
+	next := parse(pemOf(b, c))
+	if added, gone := next.Minus(one).Pins(), one.Minus(next).Pins(); !slices.Equal(added, []string{SPKIPin(c.cert)}) || !slices.Equal(gone, []string{SPKIPin(a.cert)}) {
+		t.Errorf("added %v, gone %v", added, gone)
+	}
+	if left := one.Without([]string{SPKIPin(a.cert), SPKIPin(c.cert)}).Pins(); !slices.Equal(left, []string{SPKIPin(b.cert)}) {
+		t.Errorf("left %v", left)
+	}
+	if none := one.Without(one.Pins()); none.Len() != 0 || len(none.PEM()) != 0 || none.Pins() != nil {
+		t.Errorf("%+v", none)
+	}
+}

@@ -97,8 +97,14 @@ func facts(b *strings.Builder, s agent.Status, st Style) {
 		case c.Endpoint != "":
 			fact(b, "", st.paint(faint, "cluster-info from "+Clean(c.Endpoint)))
 		}
+		if c.ServerMoved != nil {
+			fact(b, "", st.paint(faint, "moved there "+c.ServerMoved.UTC().Format("2006-01-02 15:04 UTC")))
+		}
 		for i, pin := range c.CAPins {
 			fact(b, first(i, "CA pin"), Clean(pin))
+		}
+		if c.CATaken != nil {
+			fact(b, "", st.paint(faint, "taken "+c.CATaken.UTC().Format("2006-01-02 15:04 UTC")))
 		}
 	}
 	if c := s.CSR; c != nil {
