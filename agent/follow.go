@@ -98,8 +98,7 @@ func (a *Agent) sources() []string {
 	if endpoints, _ := grounds(a.cfg); a.cfg.Server == "" && a.cfg.Discovery == nil && !slices.Equal(endpoints, a.trust.Endpoints) {
 		list = a.endpointURLs()
 	}
-	list = slices.DeleteFunc(list, func(s string) bool { return s == a.trust.Server })
-	return append(list, a.trust.Server)
+	return append(without(list, a.trust.Server), a.trust.Server)
 }
 
 func (a *Agent) endpointURLs() []string {
@@ -164,8 +163,17 @@ func (a *Agent) takeable(s *shown) discovery.Bundle {
 	if !a.pinned(s) {
 		return s.Bundle
 	}
-	configured := a.cfg.Pins.List()
-	return s.Bundle.Without(slices.DeleteFunc(slices.Clone(a.trust.DroppedPins), func(pin string) bool { return contains(configured, pin) }))
+	return s.Bundle.Without(without(a.trust.DroppedPins, a.cfg.Pins.List()...))
+}
+
+// without returns what of a list is not among others.
+func without(list []string, others ...string) (left []string) {
+	for _, one := range list {
+		if !contains(others, one) {
+			left = append(left, one)
+		}
+	}
+	return left
 }
 
 // judgeBundle compares the CAs on show with those that the record holds, and puts
@@ -185,7 +193,7 @@ func (a *Agent) judgeBundle(next *record.Trust) (c caChange) {
 		return c
 	}
 	configured := a.cfg.Pins.List()
-	unpinned := slices.DeleteFunc(slices.Clone(c.added), func(pin string) bool { return contains(configured, pin) || contains(next.CAPins, pin) })
+	unpinned := without(without(c.added, configured...), next.CAPins...)
 	switch {
 	case take.Len() == 0:
 		c.held = "no CA would be left"
@@ -312,7 +320,7 @@ func (a *Agent) follow(ctx context.Context, checked bool, o Observation) {
 		return
 	case f.plan == nil || f.plan.CA != next.CA || f.plan.Server != next.Server:
 		f.due = a.notBefore(&next, now)
-		a.log.WithField("server", next.Server).WithField("caPins", next.CAPins).WithField("at", f.due.UTC().Format(time.RFC3339)).Info("the cluster has changed, the kubelet follows")
+		a.log.WithField("at", f.due.UTC().Format(time.RFC3339)).Info("the cluster has changed, the kubelet follows")
 	}
 	f.plan = &next
 	if now.Before(f.due) {
@@ -351,18 +359,19 @@ func (a *Agent) take(next *record.Trust) bool {
 		next.NodeUID = old.NodeUID // it may have been seen since this was planned
 	}
 	var step []string
+	did := func(event fault.Event, what, text string) {
+		step = append(step, what)
+		a.log.WithField(systemd.MessageID, event.MessageID()).WithField("detail", what).Info(text)
+	}
 	if next.CA != old.CA {
 		next.CATaken = now
 		was, _ := discovery.ParseBundle([]byte(old.CA))
 		is, _ := discovery.ParseBundle([]byte(next.CA))
-		added, gone := is.Minus(was).Pins(), was.Minus(is).Pins()
-		step = append(step, "CA: "+changed(added, gone))
-		a.log.WithField(systemd.MessageID, fault.EventCATaken.MessageID()).WithField("taken", added).WithField("dropped", gone).Info("the cluster's CAs are taken")
+		did(fault.EventCATaken, "CA: "+changed(is.Minus(was).Pins(), was.Minus(is).Pins()), "the cluster's CAs are taken")
 	}
 	if next.Server != old.Server {
 		next.ServerMoved = now
-		step = append(step, "server: "+fault.Quote(next.Server))
-		a.log.WithField(systemd.MessageID, fault.EventServerMoved.MessageID()).WithField("server", next.Server).WithField("before", old.Server).Info("the node moves to another server of its cluster")
+		did(fault.EventServerMoved, "server: "+fault.Quote(next.Server)+", before "+fault.Quote(old.Server), "the node moves to another server of its cluster")
 	}
 	if !a.put(next) {
 		return false

@@ -236,6 +236,42 @@ func TestACAThatThePinsLeftOutIsTakenWithTheBundle(t *testing.T) {
 	}
 }
 
+// 429s, slow answers and closed connections: it takes longer, and is done once.
+func TestABundleIsTakenOnABadDay(t *testing.T) {
+	r, _ := memberOf(t, testapi.Options{}, nil)
+	next := must(r.api.PrepareServingCA())
+	r.await("both CAs", trusts(r.api.Pin(), next))
+	r.mustStayAsItIs()
+	if n := restarts(r); n != 1 {
+		t.Errorf("%d restarts", n)
+	}
+}
+
+func TestChangedEndpointsAreAskedBeforeTheServerInUse(t *testing.T) {
+	parse := func(list ...string) (out []discovery.Endpoint) {
+		for _, text := range list {
+			out = append(out, must(discovery.ParseEndpoint(text)))
+		}
+		return out
+	}
+	trust := &record.Trust{Endpoints: []string{"10.0.0.1:6443", "10.0.0.2:6443"}, Server: "https://10.0.0.9:6443"}
+	for name, tc := range map[string]struct {
+		cfg  Config
+		want []string
+	}{
+		"the same ones, in another order":      {Config{Endpoints: parse("10.0.0.2", "10.0.0.1")}, []string{trust.Server}},
+		"others":                               {Config{Endpoints: parse("10.0.0.3")}, []string{"https://10.0.0.3:6443", trust.Server}},
+		"others, the server in use among them": {Config{Endpoints: parse("10.0.0.9", "10.0.0.3")}, []string{"https://10.0.0.3:6443", trust.Server}},
+		"others, where server overrides all":   {Config{Endpoints: parse("10.0.0.3"), Server: "https://10.0.0.4:6443"}, []string{trust.Server}},
+		"none: a discovery file names it":      {Config{Discovery: &DiscoveryFile{}}, []string{trust.Server}},
+	} {
+		a := &Agent{cfg: tc.cfg, trust: trust}
+		if got := a.sources(); !slices.Equal(got, tc.want) {
+			t.Errorf("%s: %v, want %v", name, got, tc.want)
+		}
+	}
+}
+
 func TestABundleThatComesAndGoesRestartsNothing(t *testing.T) {
 	r, _ := member(t, func(r *rig) { r.cfg.RestartSplay = 1000 * time.Hour })
 	calls := len(r.units.Calls())

@@ -72,7 +72,9 @@ func (f facts) page() []byte {
 	}
 	if s.Cluster != nil {
 		p.Family("bootstrap_agent_trusted_ca_info", metrics.Gauge, "1 for each CA of the cluster that this node trusts, by the hash of its public key.")
-		pins := slices.Compact(slices.Sorted(slices.Values(s.Cluster.CAPins))) // two certificates of one key are one series
+		pins := slices.Clone(s.Cluster.CAPins)
+		slices.Sort(pins)
+		pins = slices.Compact(pins) // two certificates of one key are one series
 		for _, pin := range pins {
 			p.Sample(1, "hash", pin)
 		}

@@ -159,7 +159,7 @@ func (a *Agent) outdatedFiles(f *Files, seen kubelet.Observed) {
 			return
 		}
 		f.Damaged = append(f.Damaged, path)
-		f.Drifted = slices.DeleteFunc(f.Drifted, func(drifted string) bool { return drifted == path })
+		f.Drifted = without(f.Drifted, path)
 	}
 	old(a.files.Kubeconfig(), seen.Kubeconfig.OK && seen.Kubeconfig.Server != a.trust.Server)
 	old(a.files.CACert(), seen.Hashes[a.files.CACert()] != record.HashOf([]byte(a.trust.CA)))
