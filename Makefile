@@ -37,6 +37,8 @@ FUZZ_LONG ?= 150
 E2E_PACKAGES ?= ./test/...
 E2E_RUN ?= .
 E2E_TAGS ?= e2e
+# For the scenarios of one package: -crash.seed=N, say.
+E2E_ARGS ?=
 
 GO_FILES = $(shell git ls-files -co --exclude-standard '*.go')
 DEB = dist/bootstrap-agent_$(VERSION)-1_$(ARCH).deb
@@ -83,8 +85,9 @@ race: ## the same under the race detector (make test runs only this one)
 	fi
 
 .PHONY: crash
-crash: ## every combination of a step of a join, a file and a damage (make test runs a part)
+crash: ## a crash anywhere: every step, file and damage in-process, 200 seeds of kill -9 (make test runs a part)
 	go test ./agent -run TestCrashAnywhere -count=1 -timeout 30m -v -args -crash.all
+	@$(MAKE) e2e E2E_PACKAGES=./test/e2e E2E_RUN='^TestAnAgentKilledAtAnyInstant|^TestAPowerCut' E2E_ARGS='-crash.seeds=200 -crash.all'
 
 # Not part of make test: an emulator runs them. What it cannot do (the host's systemd
 # starting a program of another architecture) is a skip that says so.
@@ -162,7 +165,7 @@ e2e: kube ## scenarios on a real control plane and real machines (E2E_RUN=Regexp
 	fi; \
 	mkdir -p bin; code=0; \
 	BOOTSTRAP_AGENT_DEB='$(CURDIR)/$(DEB)' KUBE_BIN_DIR='$(KUBE_BIN_DIR)' KUBE_OLD_BIN_DIR='$(KUBE_OLD_BIN_DIR)' \
-		go test -tags '$(E2E_TAGS)' $$packages -p 1 -run '$(E2E_RUN)' -count=1 -timeout 40m -v 2>&1 </dev/null | tee bin/e2e.log || code=$$?; \
+		go test -tags '$(E2E_TAGS)' $$packages -p 1 -run '$(E2E_RUN)' -count=1 -timeout 40m -v $(if $(E2E_ARGS),-args $(E2E_ARGS)) 2>&1 </dev/null | tee bin/e2e.log || code=$$?; \
 	echo; echo "scenarios:"; grep -E '^(--- |FAIL|panic:)' bin/e2e.log | sed 's/^--- /  /' || true; \
 	exit $$code
 

@@ -23,6 +23,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
+	"github.com/bootstrap-agent/bootstrap-agent/test/crash"
 	"github.com/bootstrap-agent/bootstrap-agent/test/machine"
 )
 
@@ -35,6 +36,9 @@ var (
 )
 
 func TestMain(m *testing.M) {
+	if code, ok := crash.Child(); ok { // this process is an agent that a scenario kills
+		os.Exit(code)
+	}
 	if err := run(m); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
