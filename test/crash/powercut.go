@@ -47,12 +47,7 @@ type page struct {
 // right on all. Disks that differ only in temporary files, or in except, come once.
 // there lists the folders that exist when the trace begins.
 func (t Trace) PowerCuts(folders, there, except []string) []PowerCut {
-	p := &page{folders: folders, seen: map[string]*inode{}, disk: map[string]*inode{}, beforeRoots: map[string]bool{}}
-	for _, dir := range there {
-		p.beforeRoots[dir] = true
-		made := &inode{entry: Entry{Mode: fs.ModeDir | 0o755}, synced: Entry{Mode: fs.ModeDir | 0o755}, hasSynced: true}
-		p.seen[dir], p.disk[dir] = made, made
-	}
+	p := newPage(folders, there)
 	known := map[string]bool{}
 	var cuts []PowerCut
 	for _, op := range t {
@@ -75,6 +70,28 @@ func (t Trace) PowerCuts(folders, there, except []string) []PowerCut {
 		return strings.Compare(a.Lost, b.Lost)
 	})
 	return cuts
+}
+
+func newPage(folders, there []string) *page {
+	p := &page{folders: folders, seen: map[string]*inode{}, disk: map[string]*inode{}, beforeRoots: map[string]bool{}}
+	for _, dir := range there {
+		p.beforeRoots[dir] = true
+		made := &inode{entry: Entry{Mode: fs.ModeDir | 0o755}, synced: Entry{Mode: fs.ModeDir | 0o755}, hasSynced: true}
+		p.seen[dir], p.disk[dir] = made, made
+	}
+	return p
+}
+
+// Written lists what each file below the folders was, whole, when it appeared.
+func (t Trace) Written(folders []string) map[string][]Entry {
+	p := newPage(folders, nil)
+	out := map[string][]Entry{}
+	for _, op := range t {
+		if p.apply(op) && op.Call == "rename" && p.seen[op.To] != nil {
+			out[op.To] = append(out[op.To], p.seen[op.To].entry)
+		}
+	}
+	return out
 }
 
 // apply does to the page cache what the call did; false: it did nothing to it.

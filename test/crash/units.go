@@ -67,11 +67,11 @@ func (r *remote) unit(ctx context.Context, op, name string) (systemd.Unit, error
 }
 
 func (r *remote) Unit(ctx context.Context, name string) (systemd.Unit, error) {
-	return r.unit(ctx, "unit", name)
+	return r.unit(ctx, "op:unit", name)
 }
 
 func (r *remote) Existing(ctx context.Context, dir string) (systemd.Existing, error) {
-	reply, err := r.do(ctx, Call{Op: "existing", Dir: dir})
+	reply, err := r.do(ctx, Call{Op: "op:existing", Dir: dir})
 	return reply.Existing, err
 }
 
@@ -86,25 +86,25 @@ func (r *remote) Install(ctx context.Context, dir string, e systemd.Existing, re
 		}
 		changed = changed || written
 	}
-	reply, err := r.do(ctx, Call{Op: "install", Dir: dir, Existing: e, Rendered: rendered, Enable: enable})
+	reply, err := r.do(ctx, Call{Op: "op:install", Dir: dir, Existing: e, Rendered: rendered, Enable: enable})
 	return changed || reply.Yes, err
 }
 
 func (r *remote) Reload(ctx context.Context) error {
-	_, err := r.do(ctx, Call{Op: "reload"})
+	_, err := r.do(ctx, Call{Op: "op:reload"})
 	return err
 }
 
 func (r *remote) Start(ctx context.Context, name string) (systemd.Unit, error) {
-	return r.unit(ctx, "start", name)
+	return r.unit(ctx, "op:start", name)
 }
 
 func (r *remote) Restart(ctx context.Context, name string) (systemd.Unit, error) {
-	return r.unit(ctx, "restart", name)
+	return r.unit(ctx, "op:restart", name)
 }
 
 func (r *remote) Stop(ctx context.Context, name string) (systemd.Unit, error) {
-	return r.unit(ctx, "stop", name)
+	return r.unit(ctx, "op:stop", name)
 }
 
 // Watch ticks until ctx ends; the goroutine goes with the process.
@@ -127,13 +127,13 @@ func (r *remote) Watch(ctx context.Context, _ ...string) <-chan struct{} {
 func (r *remote) LastLines(context.Context, string, int) ([]string, error) { return nil, nil }
 
 func (r *remote) Reach(ctx context.Context, target string) (bool, error) {
-	reply, err := r.do(ctx, Call{Op: "reach", Name: target})
+	reply, err := r.do(ctx, Call{Op: "op:reach", Name: target})
 	return reply.Yes, err
 }
 
 // health is the kubelet's own answer at /healthz.
 func (r *remote) health(ctx context.Context, _ string) error {
-	reply, err := r.do(ctx, Call{Op: "healthz"})
+	reply, err := r.do(ctx, Call{Op: "op:healthz"})
 	if err == nil && !reply.Yes {
 		err = fault.New(fault.KubeletUnhealthy, "it does not answer")
 	}
@@ -174,23 +174,23 @@ func (s *session) Tick(bool, *bool) error {
 func (s *session) Do(c Call, reply *Reply) (err error) {
 	ctx, units := context.Background(), s.machine.Units
 	switch c.Op {
-	case "unit":
+	case "op:unit":
 		reply.Unit, err = units.Unit(ctx, c.Name)
-	case "existing":
+	case "op:existing":
 		reply.Existing, err = units.Existing(ctx, c.Dir)
-	case "install":
+	case "op:install":
 		reply.Yes, err = units.Install(ctx, c.Dir, c.Existing, c.Rendered, c.Enable)
-	case "reload":
+	case "op:reload":
 		err = units.Reload(ctx)
-	case "start":
+	case "op:start":
 		reply.Unit, err = units.Start(ctx, c.Name)
-	case "restart":
+	case "op:restart":
 		reply.Unit, err = units.Restart(ctx, c.Name)
-	case "stop":
+	case "op:stop":
 		reply.Unit, err = units.Stop(ctx, c.Name)
-	case "reach":
+	case "op:reach":
 		reply.Yes, err = units.Reach(ctx, c.Name)
-	case "healthz":
+	case "op:healthz":
 		unit, uerr := units.Unit(ctx, systemd.KubeletUnit)
 		reply.Yes, err = unit.Running(), uerr
 	default:

@@ -285,6 +285,37 @@ func (m *Machine) findLeader() int {
 	return 0
 }
 
+// HostPID is this host's number of a process of the machine; 0 if there is none.
+func (m *Machine) HostPID(pid int) int {
+	ours, err := os.Readlink(fmt.Sprintf("/proc/%d/ns/pid", m.leader))
+	if err != nil {
+		return 0
+	}
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return 0
+	}
+	for _, entry := range entries {
+		host, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		if theirs, err := os.Readlink(filepath.Join("/proc", entry.Name(), "ns/pid")); err != nil || theirs != ours {
+			continue
+		}
+		status, err := os.ReadFile(filepath.Join("/proc", entry.Name(), "status"))
+		if err != nil {
+			continue // gone meanwhile
+		}
+		for line := range strings.Lines(string(status)) {
+			if value, ok := strings.CutPrefix(line, "NSpid:"); ok && strings.HasSuffix(strings.TrimSpace(value), "\t"+strconv.Itoa(pid)) {
+				return host
+			}
+		}
+	}
+	return 0
+}
+
 // On tells whether the machine is on.
 func (m *Machine) On() bool { return m.leader != 0 }
 
