@@ -2,14 +2,17 @@ package agent
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
@@ -22,7 +25,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	now := a.deps.Clock.Now()
 	seen, err := a.files.Observe(a.cfg.NodeName)
 	if err != nil {
-		return Observation{}, fmt.Errorf("cannot look at the kubelet's files: %w", err)
+		return Observation{}, unreadable("cannot look at the kubelet's files", err)
 	}
 	pair := a.pairState(seen.Pair, now)
 	o := Observation{
@@ -36,7 +39,9 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		CARefreshClosed: a.memory.caClosed,
 		Skew:            a.memory.skew,
 	}
-	o.NewPair = a.hasNewPair(pair)
+	if o.NewPair, err = a.hasNewPair(pair); err != nil {
+		return o, unreadable("cannot look at the new pair", err)
+	}
 	unit, err := a.lookAtUnit(ctx, nextPhase(o))
 	if err != nil {
 		return o, err
@@ -258,13 +263,24 @@ func (a *Agent) noteUnit(unit systemd.Unit) {
 // folder. One that cannot (a crash, another name, expired, another cluster than
 // the one that is configured now) counts as none: the request is made again and
 // replaces it. One that was asked for with a pair that still serves is of the
-// cluster that this node belongs to, whatever the config says now.
-func (a *Agent) hasNewPair(current Pair) bool {
+// cluster that this node belongs to, whatever the config says now. One that the
+// disk does not give is an error: it may be good.
+func (a *Agent) hasNewPair(current Pair) (bool, error) {
 	data, err := atomicfile.Read(a.cfg.Paths.NewPair(), maxPairFile)
-	if err != nil || current != PairUsable && a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
-		return false
+	if errors.Is(err, syscall.EIO) {
+		return false, err
 	}
-	return kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable
+	if err != nil || current != PairUsable && a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
+		return false, nil //nolint:nilerr // missing, or no file of ours
+	}
+	return kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable, nil
+}
+
+// unreadable is the fault of what cannot be seen: nothing is decided, and so
+// nothing overwritten, on the strength of it. It has the reason of writing: it is
+// the same disk, and the same person who mends it.
+func unreadable(what string, err error) error {
+	return fault.New(fault.WriteFailed, "%s: %w", what, err)
 }
 
 // health asks the kubelet's health endpoint, at the address of the effective

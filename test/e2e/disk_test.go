@@ -1,0 +1,154 @@
+//go:build e2e
+
+package e2e
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/test/crash"
+)
+
+// plenty of files and pages of a disk: far more than a join takes.
+const plenty = 1000
+
+// TestADiskThatIsFullAtAnyWriteIsSaidAndSurvived is F30: the disk has so many free
+// files, or pages, that a first join comes to its first, second, third ... write and
+// not further. The agent says WriteFailed, the path and the cause; nothing of a
+// temporary file stays, and no file is empty or half; and it joins when there is
+// space again, with the one request that it has made.
+func TestADiskThatIsFullAtAnyWriteIsSaidAndSurvived(t *testing.T) {
+	scenario(t, 4*time.Minute)
+	named := map[string]int{} // which paths were said to be in the way
+	for _, of := range []string{"files", "pages"} {
+		for left := 0; ; left++ {
+			pages, files := plenty, left
+			if of == "pages" {
+				pages, files = left, plenty
+			}
+			path, err := fullDisk(t, pages, files)
+			if err != nil {
+				t.Fatalf("%d %s left: %v", left, of, err)
+			}
+			if path == "" {
+				t.Logf("%d %s are enough for a join", left, of)
+				break
+			}
+			named[path]++
+		}
+	}
+	t.Logf("what could not be written: %v", named)
+	for _, path := range []string{
+		"state/lock", "state/trust.json", "state/kubelet-client.key", "state/kubelet-client-new.pem", "state/manifest.json",
+		"kubelet/pki/ca.crt", "kubelet/kubeconfig",
+	} {
+		if named[path] == 0 {
+			t.Errorf("no disk was full at %s", path)
+		}
+	}
+}
+
+// fullDisk joins a machine whose disk has so much left, frees the disk when the
+// agent has said that it is full, and returns the path that it named.
+func fullDisk(t *testing.T, pages, files int) (path string, err error) {
+	m, api := scratchNode(t)
+	v, err := crash.NewVolume(2000, 1200)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = v.Close() }() // gone with this process anyway
+	if err := m.Use(v); err != nil {
+		return "", err
+	}
+	if err := v.Fill(pages, files); err != nil {
+		return "", err
+	}
+	life, err := m.Start()
+	if err != nil {
+		return "", err
+	}
+	defer func() { life.Kill() }()
+	s, ok := life.Await(20*time.Second, func(s agent.Status) bool {
+		return s.Phase == agent.Joined || s.Reason == fault.WriteFailed || s.Reason != "" && s.Attempt > 2
+	})
+	if ok && s.Phase == agent.Joined {
+		return "", nil
+	}
+	said, reason := s.Message, s.Reason
+	if !ok { // it did not come so far as to have a status
+		select {
+		case <-life.Ended():
+		case <-time.After(10 * time.Second):
+			return "", fmt.Errorf("says nothing: %s: %s", s.Phase, s.Message)
+		}
+		lines := strings.Split(strings.TrimSpace(life.Log()), "\n")
+		said = lines[len(lines)-1]
+		if strings.HasPrefix(said, string(fault.WriteFailed)+": ") {
+			reason = fault.WriteFailed
+		}
+	}
+	if reason != fault.WriteFailed || !strings.Contains(said, "no space left on device") || !strings.Contains(said, v.Dir+"/") {
+		return "", fmt.Errorf("a full disk is %s %q", reason, said)
+	}
+	_, path, _ = strings.Cut(said, v.Dir+"/")
+	path = strings.TrimRight(strings.Fields(path)[0], ":,;")
+	if err := wholeFiles(m); err != nil {
+		return path, err
+	}
+	if err := v.Free(); err != nil {
+		return path, err
+	}
+	if !ok {
+		if life, err = m.Start(); err != nil {
+			return path, err
+		}
+	}
+	if s, ok := life.Await(20*time.Second, inPhase(agent.Joined)); !ok {
+		life.Kill()
+		return path, fmt.Errorf("with space again: %s: %s: %s\n%s", s.Phase, s.Reason, s.Message, life.Log())
+	}
+	if n := len(api.CSRs()); n != 1 {
+		return path, fmt.Errorf("%d requests", n)
+	}
+	if m.Stale() {
+		return path, errors.New("the kubelet runs on other files than those that lie there")
+	}
+	return path, nil
+}
+
+// wholeFiles looks for what must not lie there after a write that failed. The
+// agent is between two attempts; where it is not any more, it is looked again.
+func wholeFiles(m *crash.Machine) error {
+	var found error
+	for range 20 {
+		paths, err := m.Managed()
+		if err != nil {
+			return err
+		}
+		found = nil
+		for _, path := range paths {
+			info, err := os.Stat(path)
+			if err != nil {
+				continue
+			}
+			switch {
+			case strings.Contains(path, "-tmp-"):
+				found = fmt.Errorf("%s is left", path)
+			case info.Size() == 0 && filepath.Base(path) != "lock":
+				found = fmt.Errorf("%s is empty", path)
+			}
+		}
+		if found == nil {
+			return nil
+		}
+		<-time.After(7 * time.Millisecond)
+	}
+	return found
+}
