@@ -3,17 +3,21 @@
 package e2e
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
 	"github.com/bootstrap-agent/bootstrap-agent/test/crash"
+	"github.com/bootstrap-agent/bootstrap-agent/test/machine"
 )
 
 // plenty of files and pages of a disk: far more than a join takes.
@@ -151,4 +155,80 @@ func wholeFiles(m *crash.Machine) error {
 		<-time.After(7 * time.Millisecond)
 	}
 	return found
+}
+
+// TestOnAMachineAReadOnlyOrFullDiskIsSaidAndSurvived is F30 and F31 on a machine,
+// with the packaged agent in its own unit and sandbox: each of its three folders is
+// a file system of its own, first read-only, then full. The agent names the path
+// and the cause of the first one that is in its way; once that one is mended, of the
+// next; and once all are, it joins. No write left anything behind.
+func TestOnAMachineAReadOnlyOrFullDiskIsSaidAndSurvived(t *testing.T) {
+	ctx := scenario(t, 4*time.Minute)
+	c := sharedCluster(t, ctx, cluster.Kubeadm)
+	m := agentMachine(t, ctx, machine.Options{Name: "disks", Kubelet: kubelet, Containerd: true})
+	for _, dir := range ownFolders {
+		// Big enough for a kubelet; what is there stays there.
+		if _, err := m.RunScript(ctx, fmt.Sprintf("mkdir -p %[1]s /srv/keep; cp -a %[1]s/. /srv/keep; mount -t tmpfs -o size=64m,mode=0755 tmpfs %[1]s; cp -a /srv/keep/. %[1]s; rm -rf /srv/keep", dir)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	mustRun(t, ctx, m, "systemctl", "daemon-reload")
+	for _, disk := range []struct{ name, cause, harm, mend string }{
+		{"read-only", "read-only file system", "mount -o remount,ro %s", "mount -o remount,rw %s"},
+		{"full", "no space left on device", "dd if=/dev/zero of=%s/filler bs=64k status=none || true", "rm %s/filler"},
+	} {
+		t.Run(disk.name, func(t *testing.T) {
+			prepare(t, ctx, m, settings{endpoints: []string{c.Endpoint()}, pin: c.Pin(), token: newToken(t, ctx, c).String()})
+			for _, dir := range ownFolders {
+				mustRun(t, ctx, m, "sh", "-c", fmt.Sprintf(disk.harm, dir))
+			}
+			mustRun(t, ctx, m, "systemctl", "start", "--no-block", agentUnit)
+			for _, dir := range ownFolders {
+				began := time.Now()
+				saysWriteFailed(t, ctx, m, dir, disk.cause)
+				t.Logf("%s is said after %s", dir, time.Since(began).Round(time.Millisecond))
+				out := mustRun(t, ctx, m, "sh", "-c", "find "+strings.Join(ownFolders, " ")+" -name '.bootstrap-agent-tmp-*' -o -type f -empty -path '*/pki/*'")
+				if out != "" {
+					t.Errorf("left behind:\n%s", out)
+				}
+				mustRun(t, ctx, m, "sh", "-c", fmt.Sprintf(disk.mend, dir))
+			}
+			awaitStatus(t, ctx, m, "the join", time.Minute, inPhase(agent.Joined))
+			mustRun(t, ctx, m, "systemctl", "disable", "--now", agentUnit, "kubelet.service")
+			// The next one begins anew.
+			mustRun(t, ctx, m, "sh", "-c", "rm -rf /var/lib/kubelet/* /etc/systemd/system/kubelet.service*; systemctl daemon-reload")
+			if err := c.DeleteNode(ctx, m.Name); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
+// ownFolders are those that the agent writes into, in the order of a join.
+var ownFolders = []string{"/var/lib/bootstrap-agent", "/var/lib/kubelet", "/etc/systemd/system"}
+
+// saysWriteFailed waits until the agent has named a folder and the cause, in its
+// status; in the journal where it cannot even begin.
+func saysWriteFailed(t *testing.T, ctx context.Context, m *machine.Machine, dir, cause string) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(ctx, 60*time.Second)
+	defer cancel()
+	right := func(text string) bool {
+		return strings.Contains(text, dir+"/") && strings.Contains(text, cause) && strings.Contains(text, string(fault.WriteFailed))
+	}
+	last := ""
+	for ctx.Err() == nil {
+		if s, err := statusOf(ctx, m); err == nil {
+			last = fmt.Sprintf("%s %s: %s", s.Phase, s.Reason, s.Message)
+			if right(last) {
+				return
+			}
+		}
+		journal, err := m.Output(ctx, "journalctl", "--unit="+agentUnit, "--output=cat", "--no-pager", "-n", "12")
+		if err == nil && slices.ContainsFunc(strings.Split(journal, "\n"), right) {
+			return
+		}
+		<-time.After(100 * time.Millisecond)
+	}
+	t.Fatalf("it does not say that %s: %s; it says %s", dir, cause, last)
 }
