@@ -87,7 +87,14 @@ race: ## the same under the race detector (make test runs only this one)
 .PHONY: crash
 crash: ## a crash anywhere: every step, file and damage in-process, 200 seeds of kill -9 (make test runs a part)
 	go test ./agent -run TestCrashAnywhere -count=1 -timeout 30m -v -args -crash.all
-	@$(MAKE) e2e E2E_PACKAGES=./test/e2e E2E_RUN='^TestAnAgentKilledAtAnyInstant|^TestAPowerCut' E2E_ARGS='-crash.seeds=200'
+	@$(MAKE) e2e E2E_PACKAGES=./test/e2e E2E_RUN='^TestAnAgentKilledAtAnyInstant' E2E_ARGS='-crash.seeds=200 $(E2E_ARGS)'
+
+# How long the soak lasts; E2E_ARGS=-soak.seed=N plays the same faults again.
+SOAK_FOR ?= 30m
+
+.PHONY: soak
+soak: package ## one agent and a real control plane through random faults, half an hour (SOAK_FOR; make test: two minutes)
+	@$(MAKE) e2e E2E_PACKAGES=./test/e2e E2E_RUN='^TestASoak' E2E_ARGS='-soak.for=$(SOAK_FOR) $(E2E_ARGS)'
 
 # Not part of make test: an emulator runs them. What it cannot do (the host's systemd
 # starting a program of another architecture) is a skip that says so.

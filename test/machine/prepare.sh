@@ -20,6 +20,7 @@ needs=(
 	createrepo_c:createrepo-c
 	rpmsign:rpm
 	dnf:dnf
+	strace:strace
 )
 
 missing=()
