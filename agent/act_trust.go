@@ -152,6 +152,7 @@ func (a *Agent) request(ctx context.Context, o Observation) error {
 	err = a.stepped(StepRequest, func() (string, error) {
 		requester := csr.Requester{
 			KeyPath: a.cfg.Paths.PendingKey(), Now: a.deps.Clock.Now, Log: a.log,
+			Waits: csr.Waits{Backstop: a.pace.Backstop, Signed: a.pace.Signed},
 			OnProgress: func(p csr.Progress) {
 				if !waiting && p.Name != "" {
 					waiting = true

@@ -16,6 +16,8 @@ type Pace struct {
 	NamesakeEvery   time.Duration // and how often it is read meanwhile
 	ServerDead      time.Duration // the server in use fails for this long, before another is looked for
 	ChangeGap       time.Duration // between two changes of the same kind that a joined node follows: of its CAs, of its server
+	Backstop        time.Duration // between two reads of a request beside its watch
+	Signed          time.Duration // between the approval of a request and its certificate
 	Slow            time.Duration // pause after a slow fault, once the first two minutes are over
 	Blocked         time.Duration // pause after a blocked fault
 }
@@ -31,6 +33,8 @@ var DefaultPace = Pace{
 	NamesakeEvery:   5 * time.Second,
 	ServerDead:      3 * time.Minute,
 	ChangeGap:       2 * time.Hour,
+	Backstop:        30 * time.Second,
+	Signed:          2 * time.Minute,
 	Slow:            time.Minute,
 	Blocked:         5 * time.Minute,
 }
@@ -51,6 +55,8 @@ func (p Pace) orDefault() Pace {
 	fill(&p.NamesakeEvery, DefaultPace.NamesakeEvery)
 	fill(&p.ServerDead, DefaultPace.ServerDead)
 	fill(&p.ChangeGap, DefaultPace.ChangeGap)
+	fill(&p.Backstop, DefaultPace.Backstop)
+	fill(&p.Signed, DefaultPace.Signed)
 	fill(&p.Slow, DefaultPace.Slow)
 	fill(&p.Blocked, DefaultPace.Blocked)
 	return p

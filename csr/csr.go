@@ -12,6 +12,7 @@
 package csr
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -65,6 +66,20 @@ type Requester struct {
 	// OnProgress is called at each change and at least every 30 s, always on the
 	// goroutine of Request; nil: nobody.
 	OnProgress func(Progress)
+	// Waits are how long it waits for what; the zero value is right.
+	Waits Waits
+}
+
+// Waits are the long waits of a request. Fields that are zero are 30 s and 2 min;
+// only tests on a real control plane give others.
+type Waits struct {
+	Backstop time.Duration // between two reads beside a watch, which can be deaf without being closed
+	Signed   time.Duration // between approval and certificate
+}
+
+// waits are the Requester's, filled up.
+func (r *Requester) waits() Waits {
+	return Waits{Backstop: cmp.Or(r.Waits.Backstop, backstopEvery), Signed: cmp.Or(r.Waits.Signed, signedWithin)}
 }
 
 // Progress is what is known about a request that waits.

@@ -142,7 +142,7 @@ func (w *waiter) step(ctx context.Context) (done bool, err error) {
 			w.ask(ctx)
 		}
 	case <-unsigned:
-		return false, fault.New(fault.CSRNotSigned, "certificate signing request %s was approved, but there is no certificate after %s", w.q.name, signedWithin)
+		return false, fault.New(fault.CSRNotSigned, "certificate signing request %s was approved, but there is no certificate after %s", w.q.name, w.r.waits().Signed)
 	}
 	return false, nil
 }
@@ -189,7 +189,7 @@ func (w *waiter) look(o *certificatesv1.CertificateSigningRequest) (done bool, e
 		w.tell()
 	}
 	if s == approved && w.unsigned == nil {
-		w.unsigned = time.NewTimer(signedWithin)
+		w.unsigned = time.NewTimer(w.r.waits().Signed)
 	}
 	return s == issued, nil
 }
@@ -261,9 +261,9 @@ func (w *waiter) readFailed(ctx context.Context, err error) error {
 // felt by the server. A part of it is random, so that those that began together
 // do not read together. After a read that failed it is short again.
 func (w *waiter) nextBackstop() time.Duration {
-	pause := backstopEvery
+	pause := w.r.waits().Backstop
 	if w.failedReads == 0 {
-		pause = min(max(backstopEvery, time.Since(w.begun)), backstopMost)
+		pause = min(max(pause, time.Since(w.begun)), backstopMost)
 	}
 	return pause + w.r.jitter(pause/3)
 }

@@ -3,12 +3,14 @@
 package main
 
 import (
+	"context"
 	"encoding/json"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
 // labFile changes clock and pace of a lab build. It is read at each look at the
@@ -26,18 +28,23 @@ type labSettings struct {
 	Mark        string
 	ClockOffset string
 	Pace        map[string]string
+	// Stuck lets a call in the loop (the look at the kubelet's unit) never return,
+	// not even when it is told to: what the watchdog is for.
+	Stuck bool
 }
 
 func init() {
 	version += "+lab"
 	laboratory = func(deps *agent.Deps) {
 		deps.Clock = labClock{deps.Clock}
+		deps.Units = labUnits{deps.Units}
 		settings := readLab()
 		for name, field := range map[string]*time.Duration{
 			"LocalCheck": &deps.Pace.LocalCheck, "APICheck": &deps.Pace.APICheck, "VanishGrace": &deps.Pace.VanishGrace,
 			"EagerFirst": &deps.Pace.EagerFirst, "UnauthorizedGap": &deps.Pace.UnauthorizedGap,
 			"NamesakeAtLeast": &deps.Pace.NamesakeAtLeast, "NamesakeEvery": &deps.Pace.NamesakeEvery,
 			"ServerDead": &deps.Pace.ServerDead, "ChangeGap": &deps.Pace.ChangeGap,
+			"Backstop": &deps.Pace.Backstop, "Signed": &deps.Pace.Signed,
 			"Slow": &deps.Pace.Slow, "Blocked": &deps.Pace.Blocked,
 		} {
 			if d, err := time.ParseDuration(settings.Pace[name]); err == nil {
@@ -65,4 +72,15 @@ func (c labClock) Now() time.Time {
 		offset = 0
 	}
 	return c.Clock.Now().Add(offset)
+}
+
+// labUnits is the real systemd, with a call that may get stuck.
+type labUnits struct{ agent.Units }
+
+// Unit asks systemd, unless labFile says Stuck.
+func (u labUnits) Unit(ctx context.Context, name string) (systemd.Unit, error) {
+	for readLab().Stuck {
+		<-time.After(time.Second)
+	}
+	return u.Units.Unit(ctx, name)
 }
