@@ -13,6 +13,7 @@
 package apiclient
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
@@ -63,6 +64,8 @@ type Options struct {
 	Now func() time.Time
 	// Dial makes the TCP connection; nil: a net.Dialer with 5 s.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
+	// PingAfter is how long a connection may stay silent before it is pinged; 0: 30 s.
+	PingAfter time.Duration
 }
 
 // Stats counts what a client has cost the server.
@@ -139,7 +142,7 @@ func New(o Options) (*Client, error) {
 		IdleConnTimeout:        90 * time.Second,
 		DisableCompression:     true,
 		ForceAttemptHTTP2:      true,
-		HTTP2:                  &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+		HTTP2:                  &http.HTTP2Config{SendPingTimeout: cmp.Or(o.PingAfter, pingAfter), PingTimeout: pingTimeout},
 	}
 	return c, c.makeClients(server)
 }

@@ -37,6 +37,7 @@ const (
 	Refuse             // connections are reset as soon as they are there
 	Silent             // connections are accepted and never answered
 	Cut                // like Refuse, and connections that are there are reset too
+	Drip               // what the server says arrives one byte a second
 )
 
 // Pipe is a TCP proxy.
@@ -48,6 +49,7 @@ type Pipe struct {
 	sent     atomic.Int64 // bytes that clients sent
 	mu       sync.Mutex   // guards open
 	open     map[net.Conn]struct{}
+	deaf     map[net.Conn]struct{} // of open: towards the client nothing passes any more
 	closed   context.Context
 	close    context.CancelFunc
 	wait     sync.WaitGroup
@@ -59,7 +61,7 @@ func NewPipe(ctx context.Context, address, target string) (*Pipe, error) {
 	if err != nil {
 		return nil, err
 	}
-	p := &Pipe{listener: listener, target: target, open: map[net.Conn]struct{}{}}
+	p := &Pipe{listener: listener, target: target, open: map[net.Conn]struct{}{}, deaf: map[net.Conn]struct{}{}}
 	p.closed, p.close = context.WithCancel(context.WithoutCancel(ctx))
 	p.wait.Go(p.accept)
 	return p, nil
@@ -80,6 +82,24 @@ func (p *Pipe) Set(mode Mode) {
 	if mode == Cut {
 		p.resetAll()
 	}
+}
+
+// Deafen makes the connections that are there half-open, for good: what the
+// clients say still arrives, the answers do not, and nobody is told. Connections
+// to come are as the mode says.
+func (p *Pipe) Deafen() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for conn := range p.open {
+		p.deaf[conn] = struct{}{}
+	}
+}
+
+func (p *Pipe) isDeaf(conn net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_, deaf := p.deaf[conn]
+	return deaf
 }
 
 // Close ends all connections and waits for them.
@@ -136,9 +156,9 @@ func (p *Pipe) copy(to, from net.Conn, count *atomic.Int64) {
 		if count != nil {
 			count.Add(int64(n))
 		}
-		silent := Mode(p.mode.Load()) == Silent
+		silent := Mode(p.mode.Load()) == Silent || count == nil && p.isDeaf(to)
 		if n > 0 && !silent {
-			if _, err := to.Write(buffer[:n]); err != nil {
+			if err := p.write(to, buffer[:n], count == nil); err != nil {
 				reset(from)
 				return
 			}
@@ -160,6 +180,23 @@ func (p *Pipe) copy(to, from net.Conn, count *atomic.Int64) {
 	}
 }
 
+// write passes bytes on; those for the client drip while the mode is Drip.
+func (p *Pipe) write(to net.Conn, data []byte, forClient bool) error {
+	for len(data) > 0 && forClient && Mode(p.mode.Load()) == Drip {
+		if _, err := to.Write(data[:1]); err != nil {
+			return err
+		}
+		data = data[1:]
+		select {
+		case <-p.closed.Done():
+			return p.closed.Err()
+		case <-time.After(time.Second):
+		}
+	}
+	_, err := to.Write(data)
+	return err
+}
+
 // keep remembers a connection; false when the pipe is closed already.
 func (p *Pipe) keep(conn net.Conn) bool {
 	p.mu.Lock()
@@ -174,6 +211,7 @@ func (p *Pipe) keep(conn net.Conn) bool {
 func (p *Pipe) drop(conn net.Conn) {
 	p.mu.Lock()
 	delete(p.open, conn)
+	delete(p.deaf, conn)
 	p.mu.Unlock()
 	_ = conn.Close() // perhaps for the second time
 }

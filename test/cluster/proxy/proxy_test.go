@@ -103,6 +103,47 @@ func TestAPipePassesRefusesGoesSilentAndCuts(t *testing.T) {
 	}
 }
 
+func TestAPipeMakesWhatIsThereHalfOpenAndLetsWhatComesPass(t *testing.T) {
+	pipe, err := NewPipe(t.Context(), "127.0.0.1:0", echo(t))
+	if err != nil {
+		t.Fatal(err)
+	}
+	dial := func() net.Conn {
+		conn, err := net.DialTimeout("tcp", pipe.Endpoint(), time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = conn.Close() })
+		if got, err := say(conn, "x", time.Second); got != "x" || err != nil {
+			t.Fatalf("passing: %q, %v", got, err)
+		}
+		return conn
+	}
+	old := dial()
+	pipe.Deafen()
+	sent := pipe.Sent()
+	if _, err := say(old, "hello", 50*time.Millisecond); !isTimeout(err) {
+		t.Errorf("the old connection is told: %v", err)
+	}
+	if pipe.Sent() != sent+5 {
+		t.Error("what the client says does not arrive")
+	}
+	dial()
+	pipe.Set(Drip)
+	began := time.Now()
+	conn, err := net.DialTimeout("tcp", pipe.Endpoint(), time.Second)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	if got, err := say(conn, "ab", 5*time.Second); got != "ab" || err != nil || time.Since(began) < time.Second {
+		t.Errorf("dripping: %q after %s, %v", got, time.Since(began), err)
+	}
+	if err := pipe.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 func isTimeout(err error) bool {
 	var network net.Error
 	return errors.As(err, &network) && network.Timeout()
