@@ -40,6 +40,16 @@ func (a *Agent) admissible(ctx context.Context) error {
 	return nil
 }
 
+// stillAdmissible looks once more for somebody else's kubelet, before anything of
+// ours is put in its place: an approval may have taken days, in which the machine
+// was joined by other means.
+func (a *Agent) stillAdmissible() error {
+	if now := a.deps.Clock.Monotonic(); a.memory.admitted != 0 && now-a.memory.admitted < admittedFor {
+		return nil
+	}
+	return a.foreign(a.memory.unit)
+}
+
 func (a *Agent) inspect(ctx context.Context) error {
 	existing, unitErr := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
 	if unitErr != nil && fault.ReasonOf(unitErr) == "" {

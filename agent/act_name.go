@@ -145,6 +145,9 @@ func taken(name string, node *corev1.Node, us Machine) error {
 // installPair moves the checked pair into the kubelet's FileStore. A kubelet
 // that runs is stopped first: it writes into that store, too.
 func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) error {
+	if err := a.stillAdmissible(); err != nil {
+		return err
+	}
 	anew := o.Pair == PairUsable // the node is one: only its pair is replaced
 	if o.Unit.Active && o.Unit.HeldBack != "" {
 		if anew {

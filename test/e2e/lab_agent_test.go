@@ -21,6 +21,7 @@ import (
 type labSettings struct {
 	ClockOffset string            `json:",omitempty"` // "-48h"; read at each look at the clock
 	Pace        map[string]string `json:",omitempty"` // fields of agent.Pace: "5s"; read at the start
+	Stuck       bool              `json:",omitempty"` // the next look at the kubelet's unit does not come back
 }
 
 const (

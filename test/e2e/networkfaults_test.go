@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"net"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -67,7 +68,7 @@ func signedToken(t *testing.T, ctx context.Context, c *cluster.Cluster) cluster.
 // what it is, asks for no more certificates than it has to, and joins once it is
 // over.
 func TestWhateverTheClusterDoesAJoinGoesOnWhereItWas(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := patientCluster(t)
 	t.Run("F1 F7 F10 F11: the API server is away, restarts under a watch, has forgotten", func(t *testing.T) { apiRestarts(t, ctx, c) })
 	cases := []faultCase{
@@ -95,7 +96,7 @@ func TestWhateverTheClusterDoesAJoinGoesOnWhereItWas(t *testing.T) {
 		{"F13: the token is made late", tokenComesLate},
 		{"a storm: each second request is refused", storm},
 	}
-	sideBySide(t, ctx, c, append(cases, certificateFaults...))
+	sideBySide(t, ctx, c, slices.Concat(cases, certificateFaults, identityFaults))
 }
 
 // apiRestarts: one agent waits for its certificate, one comes while nobody is

@@ -1,9 +1,10 @@
 // Command fakekubelet stands in for the kubelet on a machine of the lab and tells
 // what it was started with: its arguments, byte for byte, as JSON. Then it says
-// that it is ready, is healthy, and waits for the end. It never talks to a
-// cluster.
+// that it is ready, is healthy, and waits for the end. A file can make it one of
+// those that fail. It never talks to a cluster.
 //
 //	argv --> /run/fakekubelet.json, READY=1, /healthz on 10248
+//	/run/fakekubelet.do: exit | hang | slow | die
 package main
 
 import (
@@ -16,12 +17,20 @@ import (
 	"os"
 	"os/signal"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 )
 
-// out is where the arguments go; argv_test.go reads it.
-const out = "/run/fakekubelet.json"
+const (
+	// out is where the arguments go; argv_test.go reads it.
+	out = "/run/fakekubelet.json"
+	// do says how it fails: exit at once, hang before it is ready, be slow to be
+	// ready (3 s), die 3 s after that. Without the file it does not.
+	do = "/run/fakekubelet.do"
+	// starts gets a byte for each start.
+	starts = "/run/fakekubelet.starts"
+)
 
 func main() {
 	if err := run(); err != nil {
@@ -49,6 +58,29 @@ func run() error {
 	if err := os.WriteFile(out, text, 0o600); err != nil {
 		return err
 	}
+	how, err := begin()
+	if err != nil {
+		return err
+	}
+	const while = 3 * time.Second
+	switch how {
+	case "exit":
+		return errors.New("the fake kubelet was told to fail")
+	case "hang":
+		<-ctx.Done()
+		return nil
+	case "slow":
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(while):
+		}
+	case "die":
+		time.AfterFunc(while, func() {
+			fmt.Fprintln(os.Stderr, "the fake kubelet dies as it was told")
+			os.Exit(1)
+		})
+	}
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:10248")
 	if err != nil {
 		return err
@@ -65,6 +97,23 @@ func run() error {
 		return err
 	}
 	return nil
+}
+
+// begin counts the start and tells how it is to go on.
+func begin() (how string, err error) {
+	f, err := os.OpenFile(starts, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = f.WriteString("x")
+	if err = errors.Join(err, f.Close()); err != nil {
+		return "", err
+	}
+	text, err := os.ReadFile(do)
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	return strings.TrimSpace(string(text)), err
 }
 
 // ready tells systemd that the start is over.
