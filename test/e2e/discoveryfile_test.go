@@ -40,6 +40,14 @@ func TestAMachineJoinsByADiscoveryFile(t *testing.T) {
 	c := ownCluster(t, cluster.Options{
 		Shape: cluster.ByHand, APIServerFlags: []string{"--anonymous-auth=false", "--token-auth-file=" + tokens},
 	})
+	// F12, kubernetes/kubeadm#663: what others call "Unauthorized" is explained.
+	t.Run("without one it is told to take one", func(t *testing.T) {
+		h := newHostAgent(t, scenario(t, time.Minute), c, "file-none", newToken(t, t.Context(), c))
+		h.start()
+		if s := h.fails(fault.ClusterInfoForbidden, 10*time.Second); !strings.Contains(s.Hint, "discoveryFile") || s.Attempt == 0 {
+			t.Errorf("hint %q", s.Hint)
+		}
+	})
 	t.Run("with server and CA, and a bootstrap token of its own", func(t *testing.T) {
 		ctx := scenario(t, time.Minute)
 		token := newToken(t, ctx, c)
