@@ -190,6 +190,8 @@ func TestTheCallersEndIsNoFault(t *testing.T) {
 	for want, canceled := range map[error]bool{context.Canceled: true, context.DeadlineExceeded: false} {
 		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
 		if canceled {
+			cancel()
+			ctx, cancel = context.WithCancel(t.Context())
 			time.AfterFunc(10*time.Millisecond, cancel)
 		}
 		_, err := c.GetNode(ctx, "n1")
