@@ -63,6 +63,7 @@ type Agent struct {
 	lastFault    error
 	lastSeen     Observation
 	memory       memory
+	hands        handsOff
 	status       Status
 	timeline     timeline
 	exports      exports
@@ -207,6 +208,7 @@ func (a *Agent) remember() error {
 func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 	for {
 		a.takeReload()
+		a.takeOrder()
 		a.listen(ctx)
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
 		if err := a.keepState(); err != nil {
@@ -222,6 +224,13 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 			obs, phase = a.lastSeen, nextPhase(a.lastSeen)
 		}
 		a.lastSeen = obs
+		if err == nil && a.hands.order != nil {
+			a.obey(ctx, &obs)
+			if ctx.Err() != nil {
+				return a.ended(ctx)
+			}
+			continue
+		}
 		if err == nil {
 			if phase.beyond(a.retryPhase) || a.anew(phase) {
 				a.retry.reset()
@@ -275,11 +284,10 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 	}
 	atRest := obs.Unit.HeldBack != "" || obs.Node.Deleted && obs.Healthy
 	if obs.Pair == PairVanishing || phase == Joined || atRest && phase == Registering {
-		a.rest(ctx, phase, obs)
-		return true, nil
+		return !a.rest(ctx, phase, obs), nil
 	}
 	if a.cfg.AfterJoin == AfterJoinObserve && !a.manifest.Started.IsZero() && phase != Registering {
-		a.publish(phase, obs, nil, "afterJoin is observe: nothing is changed")
+		a.publish(phase, obs, nil, observing(obs))
 		return true, nil
 	}
 	if a.retry.attempt == 0 {

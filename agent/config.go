@@ -55,6 +55,7 @@ type Config struct {
 	NodeNameTakeover         bool                             // take the name even from a live machine
 	AfterJoin                AfterJoin                        //
 	CARotation               CARotation                       // what becomes of CAs that are new in cluster-info
+	Repair                   bool                             // bring drifted files back without being asked
 	RestartSplay             time.Duration                    // over which restarts are spread that a fleet would do at once
 	ClusterDNS               []string                         // only for the built-in kubelet config
 	ClusterDomain            string                           // only for the built-in kubelet config

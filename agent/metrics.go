@@ -15,6 +15,7 @@ const (
 	causeCertificate = "certificate" // by the agent: it had to replace the certificate
 	causeInputs      = "inputs"      // by the agent: CA or server were replaced
 	causeFailed      = "failed"      // by the agent: systemd had given it up
+	causeApplied     = "applied"     // by the agent: `apply` or `repair` wrote its files
 	causeElsewhere   = "elsewhere"   // not by the agent: a person, a crash and Restart=
 )
 
@@ -94,7 +95,7 @@ func (f facts) page() []byte {
 	p.Family("bootstrap_agent_drifted_files", metrics.Gauge, "Files and units that are not as the agent wrote them.")
 	p.Sample(float64(f.drifted))
 	p.Family("bootstrap_agent_kubelet_restarts_total", metrics.Counter, "Starts of a kubelet that had been running before, in this run of the agent: by the agent for a cause, or elsewhere.")
-	for _, cause := range []string{causeCertificate, causeInputs, causeFailed, causeElsewhere} {
+	for _, cause := range []string{causeCertificate, causeInputs, causeFailed, causeApplied, causeElsewhere} {
 		p.Sample(float64(f.restarts[cause]), "cause", cause)
 	}
 	return p.Bytes()

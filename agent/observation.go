@@ -24,6 +24,11 @@ type Observation struct {
 	Files Files
 	// Unit is kubelet.service.
 	Unit Unit
+	// Outdated are files of ours that nobody edited and that this agent, with the
+	// config of now, would write differently.
+	Outdated []string
+	// Repairs tells what becomes of a drifted file, where it is not left as it is.
+	Repairs map[string]string
 	// Healthy: the kubelet's health endpoint answered ok, or is switched off.
 	Healthy bool
 	// LeaseRenewed: the kubelet has renewed its Lease since it was started.
@@ -202,8 +207,17 @@ func notesOf(o Observation) []Note {
 	for _, left := range o.Leftovers {
 		notes = append(notes, Note{Reason: fault.TokenLeftBehind, Message: left.Path + " still holds a token, which a joined node does not need", Hint: left.Remedy})
 	}
+	becomes := func(path string) string {
+		if what := o.Repairs[path]; what != "" {
+			return what
+		}
+		return "it is left as it is"
+	}
 	for _, name := range append(append([]string(nil), o.Files.Drifted...), o.Unit.Drifted...) {
-		add(fault.Drifted, name+" is not what the agent wrote; it is left as it is")
+		add(fault.Drifted, name+" is not what the agent wrote; "+becomes(name))
+	}
+	for _, name := range o.Outdated {
+		add(fault.Drifted, name+" would be written differently now; "+becomes(name))
 	}
 	if o.Skew != "" {
 		add(fault.VersionSkew, o.Skew)

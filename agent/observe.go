@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -47,11 +48,9 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 		return o, err
 	}
 	o.Unit = a.unitState(unit)
-	for _, path := range a.memory.renderDrift {
-		if !contains(o.Unit.Drifted, path) {
-			o.Unit.Drifted = append(o.Unit.Drifted, path)
-		}
-	}
+	a.noteEdits(o)
+	o.Outdated = a.outdated(o)
+	o.Repairs = a.repairNotes(o)
 	if leaf := seen.Pair.Leaf; leaf != nil && o.Pair == PairUsable {
 		o.Renewal.NotAfter = leaf.NotAfter
 		life := leaf.NotAfter.Sub(leaf.NotBefore)
@@ -134,6 +133,12 @@ func (a *Agent) filesState(seen kubelet.Observed) Files {
 			continue
 		}
 		if want, ours := a.manifest.Files[path]; ours && want != "" && want != seen.Hashes[path] {
+			f.Drifted = append(f.Drifted, path)
+		}
+	}
+	if path := a.files.EnvironmentFile(); a.isOurs(path) {
+		// It need not be there: then it counts as empty.
+		if data, err := readSmall(path); a.manifest.Files[path] != "" && (err == nil || errors.Is(err, fs.ErrNotExist)) && record.HashOf(data) != a.manifest.Files[path] {
 			f.Drifted = append(f.Drifted, path)
 		}
 	}

@@ -66,10 +66,10 @@ func (a *Agent) takeReload() {
 	before := a.cfg
 	a.tell(a.deps.Notify.Reloading())
 	if next.err != nil {
-		a.configErr = next.err
+		a.configErr, a.hands.badConfig = next.err, true
 		a.log.WithError(next.err).Warn("config file is bad and is not used")
 	} else {
-		a.configErr = nil
+		a.configErr, a.hands.badConfig = nil, false
 		a.cfg = next.cfg
 		a.keepName()
 		a.closeNode() // server, proxy and CA may be others now

@@ -14,8 +14,8 @@ import (
 )
 
 // rest is the act of a node at rest: it is looked at, seldom asked about, and
-// left alone.
-func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
+// left alone. acted: something was repaired, so that there is more to look at.
+func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) (acted bool) {
 	// From here on next to nothing is done; what the look needed goes back.
 	defer a.giveBack()
 	defer a.closeNode()
@@ -30,17 +30,17 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	lookForTokens := len(a.memory.leftovers) > 0 // so that one that was removed is not told of
 	if a.memory.lookForDrift && !a.manifest.Started.IsZero() {
 		a.memory.lookForDrift = false
-		a.memory.renderDrift = a.renderDrift(ctx)
-		for _, path := range a.memory.renderDrift {
-			if !contains(o.Unit.Drifted, path) {
-				o.Unit.Drifted = append(o.Unit.Drifted, path)
-			}
-		}
+		a.memory.renderDrift = a.differing(ctx)
+		o.Outdated = a.outdated(o)
 		lookForTokens = true
 	}
 	if phase == Joined {
 		a.removeToken()
 	}
+	if a.repair(ctx, o) {
+		return true
+	}
+	o.Repairs = a.repairNotes(o)
 	if lookForTokens {
 		a.memory.leftovers = Leftovers(a.cfg.Paths, a.cfg.Discovery)
 		o.Leftovers = a.memory.leftovers
@@ -83,6 +83,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) {
 	}
 	a.publish(phase, o, nil, say)
 	a.annotate(ctx) // over the connection that this look has opened, if it has
+	return false
 }
 
 // giveBack returns what is not needed at rest, where the caller knows how.
@@ -90,30 +91,6 @@ func (a *Agent) giveBack() {
 	if a.deps.AtRest != nil {
 		a.deps.AtRest()
 	}
-}
-
-// renderDrift lists unit files that this agent, with the config of now, would
-// write differently (an upgrade, changed labels, a file taken away).
-func (a *Agent) renderDrift(ctx context.Context) []string {
-	if len(a.cfg.Endpoints) == 0 && a.cfg.Discovery == nil {
-		return nil // started with a config that cannot be read: what it asks for is not known
-	}
-	service, err := a.service()
-	if err != nil {
-		a.log.WithError(err).Debug("cannot compare the unit")
-		return nil
-	}
-	existing, err := a.deps.Units.Existing(ctx, a.cfg.Paths.Units)
-	if err != nil {
-		a.log.WithError(err).Debug("cannot compare the unit")
-		return nil
-	}
-	rendered, err := render(existing, service)
-	if err != nil {
-		a.log.WithError(err).Debug("cannot compare the unit")
-		return nil
-	}
-	return rendered.Drift(a.cfg.Paths.Units)
 }
 
 // scheduleCheck decides when the API is asked again: 15 to 22 minutes, which

@@ -92,6 +92,11 @@ func (a *Agent) runtimeForUnit() kubelet.Runtime {
 	if err != nil {
 		return kubelet.Runtime{}
 	}
+	return a.runtimeIn(config)
+}
+
+// runtimeIn is the runtime that a kubelet with this config uses.
+func (a *Agent) runtimeIn(config []byte) kubelet.Runtime {
 	named := a.renderer().named(kubelet.RenderInput{Source: kubelet.Operator, Base: config})
 	runtime, err := kubelet.ParseRuntimeEndpoint(named.Endpoint)
 	if err != nil {

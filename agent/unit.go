@@ -83,6 +83,11 @@ func render(existing systemd.Existing, service systemd.KubeletService) (systemd.
 
 // service is what kubelet.service has to be.
 func (a *Agent) service() (systemd.KubeletService, error) {
+	return a.serviceAfter(a.runtimeForUnit())
+}
+
+// serviceAfter is service with a container runtime to be started after.
+func (a *Agent) serviceAfter(runtime kubelet.Runtime) (systemd.KubeletService, error) {
 	binary, err := a.binary()
 	if err != nil {
 		return systemd.KubeletService{}, err
@@ -95,7 +100,7 @@ func (a *Agent) service() (systemd.KubeletService, error) {
 		}
 	}
 	service := systemd.KubeletService{
-		Binary: binary, Args: a.arguments(configDir), After: afterRuntime(a.runtimeForUnit()),
+		Binary: binary, Args: a.arguments(configDir), After: afterRuntime(runtime),
 		Condition: a.files.Kubeconfig(),
 	}
 	if len(a.cfg.ProxyEnvironment) > 0 {

@@ -31,8 +31,19 @@ type Manifest struct {
 	// ReloadOwed: the unit was new to systemd and was started without a
 	// daemon-reload, which is made up for once nobody waits for it.
 	ReloadOwed bool `json:"reloadOwed,omitempty"`
+	// Repairs: path -> when the agent has put back, by itself, what somebody had
+	// changed there.
+	Repairs map[string]Repair `json:"repairs,omitempty"`
 	// RenewalAutomatic is the answer of the access review after the join.
 	RenewalAutomatic *bool `json:"renewalAutomatic,omitempty"`
+}
+
+// Repair is what `repair: true` did last to a file.
+type Repair struct {
+	At time.Time `json:"at"`
+	// Contested: it was changed again soon after that, so it is left to whoever
+	// does that.
+	Contested bool `json:"contested,omitempty"`
 }
 
 // Moment is a point in one boot: comparable to systemd's monotonic time stamps

@@ -47,3 +47,17 @@ func (p Paths) BinaryFile() string { return filepath.Join(p.State, "kubelet-bina
 
 // ManifestFile records what the agent wrote (see manifest).
 func (p Paths) ManifestFile() string { return filepath.Join(p.State, "manifest.json") }
+
+// OrderFile is what `apply` asks the agent that is at work to do.
+func (p Paths) OrderFile() string { return filepath.Join(p.State, "apply.json") }
+
+// AnswerFile is the agent's answer to it.
+func (p Paths) AnswerFile() string { return filepath.Join(p.State, "apply-answer.json") }
+
+// Replaced is the folder with what files were before `apply` or `repair` wrote
+// them: one generation.
+func (p Paths) Replaced() string { return filepath.Join(p.State, "replaced") }
+
+// KeptConfig is a copy of the kubelet's configuration as the agent wrote it, for
+// `repair`.
+func (p Paths) KeptConfig() string { return filepath.Join(p.State, "kubelet-config.yaml") }

@@ -32,7 +32,6 @@ func TestConfigFileIsRefused(t *testing.T) {
 		{"an unknown key gets a suggestion", goodConfig + "nodname: " + canary + "\n", []string{":3: nodname: unknown key; did you mean nodeName?"}},
 		{"an unknown key in a section gets a suggestion", goodConfig + "kubelet:\n  binery: " + canary + "\n", []string{":4: kubelet.binery: unknown key; did you mean kubelet.binary?"}},
 		{"a dotted key is no section", goodConfig + "log.level: info\n", []string{":3:", "unknown key"}},
-		{"a key of a later version says so", goodConfig + "repair: true\n", []string{":3: repair: is not in this version"}},
 		{"a rotation of CAs that nobody pins is refused", "endpoints: [\"10.0.0.1\"]\nunsafeSkipCAVerification: true\ncaRotation: pinned\n", []string{":3: caRotation: pinned needs the pins in caCertHashes"}},
 		{"another word for the rotation of CAs is refused", goodConfig + "caRotation: manual\n", []string{":3: caRotation: must be one of: follow, pinned"}},
 		{"a secret in place of a key is not shown", goodConfig + canary + ": x\n", []string{":3: unknown key (not shown"}},

@@ -87,6 +87,8 @@ func keys() []key {
 			doc: "Take the node name even when another live machine is registered under it."},
 		{name: "afterJoin", kind: kindEnum, enum: []string{"heal", "observe", "exit"}, def: "heal", flag: "after-join",
 			doc: "What the agent does once the machine is a node: heal what it safely can, observe and report only, or exit."},
+		{name: "repair", kind: kindBool, def: false, flag: "repair",
+			doc: "Bring files of the node that somebody edited, or that a newer agent or this file would write differently, back by itself (see apply). Needs afterJoin: heal."},
 		{name: "restartSplay", kind: kindString, def: "30m", flag: "restart-splay", rule: (*judge).restartSplay,
 			doc: "When a change in the cluster makes every node restart its kubelet, each machine waits for a time of its own within this one, from 0s to 24h."},
 		{name: "caRotation", kind: kindEnum, enum: []string{"follow", "pinned"}, def: "follow", flag: "ca-rotation", rule: (*judge).caRotation,
@@ -127,15 +129,6 @@ func keys() []key {
 		{name: "kubelet.dropFlags", kind: kindBool, def: false, flag: "kubelet-drop-flags",
 			doc: "Take over a machine whose kubelet.service has flags or commands of its own, or whose kubelet has a config.yaml of its own, even though they get lost."},
 	}
-}
-
-// later are keys of a later version, so that the error can say so.
-func later(name string) bool {
-	switch name {
-	case "repair":
-		return true
-	}
-	return false
 }
 
 // env returns the name of the key's variable, or "".

@@ -196,6 +196,7 @@ Exit codes: 0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine,
 	}{
 		{"Prepare:", []*cobra.Command{a.checkCommand(), a.configureCommand(), a.tokenCommand()}},
 		{"Join:", []*cobra.Command{a.runCommand(), a.joinCommand()}},
+		{"Keep:", []*cobra.Command{a.applyCommand()}},
 		{"Look:", []*cobra.Command{a.statusCommand(), a.waitCommand(), a.explainCommand(), a.reportCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})

@@ -20,12 +20,13 @@ import (
 const settle = 300 * time.Millisecond
 
 // reloadOnChange loads the config again on SIGHUP and when the config, token or
-// discovery file changes, and hands in what came of it. stop ends it and waits for it.
+// discovery file changes, or `apply` wants something, and hands in what came of
+// it. stop ends it and waits for it.
 func (a *app) reloadOnChange(ctx context.Context, l *loader, log *logrus.Logger, reload func(agent.Config, error)) (stop func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	hup := make(chan os.Signal, 1)
 	signal.Notify(hup, syscall.SIGHUP)
-	w := &fileWatch{log: log}
+	w := &fileWatch{log: log, order: a.paths.OrderFile()}
 	w.follow(append([]string{l.file}, l.filesNow()...)...)
 	var running sync.WaitGroup
 	running.Go(func() {
@@ -78,6 +79,7 @@ type fileWatch struct {
 	log     logrus.FieldLogger
 	watcher *fsnotify.Watcher
 	files   map[string]bool
+	order   string // of `apply`: that it is there wakes the loop, which takes it
 }
 
 func (w *fileWatch) follow(paths ...string) {
@@ -90,7 +92,7 @@ func (w *fileWatch) follow(paths ...string) {
 		w.watcher = watcher
 	}
 	w.files = map[string]bool{}
-	for _, p := range paths {
+	for _, p := range append(paths, w.order) {
 		w.files[filepath.Clean(p)] = true
 		// A folder that is not there is no fault: the token may never be a file.
 		_ = w.watcher.Add(filepath.Dir(p))
@@ -113,7 +115,10 @@ func (w *fileWatch) errors() chan error {
 
 // concerns says whether an event is about a watched file's content. Chmod alone
 // counts, too: a mode that was too open may have been mended.
-func (w *fileWatch) concerns(e fsnotify.Event) bool { return w.files[filepath.Clean(e.Name)] }
+func (w *fileWatch) concerns(e fsnotify.Event) bool {
+	path := filepath.Clean(e.Name)
+	return w.files[path] && (path != w.order || e.Has(fsnotify.Create))
+}
 
 func (w *fileWatch) close() {
 	if w.watcher != nil {

@@ -46,6 +46,9 @@ func (j *judge) config() agent.Config {
 	j.cfg.UnsafeSkipCAVerification = s.flag("unsafeSkipCAVerification")
 	j.cfg.NodeNameTakeover = s.flag("nodeNameTakeover")
 	j.cfg.AfterJoin = agent.AfterJoin(s.text("afterJoin"))
+	if j.cfg.Repair = s.flag("repair"); j.cfg.Repair && j.cfg.AfterJoin != agent.AfterJoinHeal {
+		j.warnings = append(j.warnings, "repair: does nothing unless afterJoin is heal")
+	}
 	j.cfg.Kubelet = agent.KubeletConfig{
 		Binary:             s.text("kubelet.binary"),
 		ConfigFile:         s.text("kubelet.configFile"),

@@ -279,8 +279,6 @@ func (j *yamlJudge) unknown(name *yaml.Node, section, full string) {
 		}
 	}
 	switch {
-	case later(full):
-		j.fault(name.Line, full, "is not in this version")
 	case !showable(name.Value):
 		j.fault(name.Line, "", "unknown key (not shown: it does not look like one)")
 	default:

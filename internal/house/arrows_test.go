@@ -43,7 +43,7 @@ var rooms = []room{
 	},
 	{
 		folder: "agent",
-		knows:  []string{"agent/record", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/metrics"},
+		knows:  []string{"agent/record", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/diff", "internal/fault", "internal/metrics"},
 		tests:  []string{"internal/testapi", "internal/testsystemd"},
 		reason: "the hall is the one place that knows the order of the steps; it carries the value from one room to the next",
 	},
@@ -98,6 +98,10 @@ var rooms = []room{
 		knows:  []string{"internal/fault"},
 		tests:  []string{"internal/testapi"},
 		reason: "one connection to one server that is trusted already; who is on the line is the hall's business",
+	},
+	{
+		folder: "internal/diff",
+		reason: "it compares two texts; what they are and what of them may be seen, its caller knows",
 	},
 	{
 		folder: "internal/metrics",
