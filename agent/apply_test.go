@@ -211,8 +211,9 @@ func TestTheClustersKubeletConfigIsFollowedByApplyAlone(t *testing.T) {
 		r.await("a look", noDrift)
 		before := must(os.ReadFile(r.files().ConfigFile()))
 		r.api.SetKubeletConfig("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 77\n")
-		asked := time.Now()
-		r.await("a later look at the API", func(s Status) bool { return s.Node.Asked != nil && s.Node.Asked.After(asked.Add(time.Hour)) })
+		asked := r.deps.Clock.Now()
+		r.pass(time.Hour)
+		r.await("a later look at the API", func(s Status) bool { return s.Node.Asked != nil && s.Node.Asked.After(asked) })
 		if s, _ := r.last(); !noDrift(s) || string(must(os.ReadFile(r.files().ConfigFile()))) != string(before) || r.starts() != 1 {
 			t.Errorf("repair %t: it was followed: %v", repair, s.Notes)
 		}
