@@ -97,7 +97,7 @@ func TestThePersonActsAndTheAgentStaysOutOfTheWay(t *testing.T) {
 }
 
 // looks is long enough for the agent to have looked twice.
-const looks = 2500 * time.Millisecond
+const looks = 2100 * time.Millisecond
 
 func (h *hands) await(t *testing.T, ctx context.Context, what string, want func(agent.Status) bool) agent.Status {
 	t.Helper()
@@ -106,6 +106,11 @@ func (h *hands) await(t *testing.T, ctx context.Context, what string, want func(
 
 func joinedWithout(r fault.Reason) func(agent.Status) bool {
 	return func(s agent.Status) bool { return s.Phase == agent.Joined && !withNote(r)(s) }
+}
+
+// without is joinedWithout while the first Lease of a kubelet may still be awaited.
+func without(r fault.Reason) func(agent.Status) bool {
+	return func(s agent.Status) bool { return !withNote(r)(s) }
 }
 
 func (h *hands) run(t *testing.T, ctx context.Context) oneRun { return kubeletRun(t, ctx, h.m) }
@@ -156,7 +161,7 @@ func (h *hands) heldBack(t *testing.T, ctx context.Context) {
 		{"disable --now", "systemctl disable --quiet --now kubelet", "systemctl enable --quiet --now kubelet", "disabled", false},
 		// systemctl mask refuses while a unit file of ours lies there.
 		{"mask", "systemctl stop kubelet; mv /etc/systemd/system/kubelet.service /srv; systemctl mask --quiet kubelet",
-			"systemctl unmask --quiet kubelet; mv /srv/kubelet.service /etc/systemd/system; systemctl daemon-reload; systemctl start kubelet", "masked", false},
+			"systemctl unmask --quiet kubelet; mv /srv/kubelet.service /etc/systemd/system; systemctl daemon-reload; systemctl enable --quiet --now kubelet", "masked", false},
 	} {
 		before := h.run(t, ctx)
 		mustRun(t, ctx, h.m, "sh", "-ec", row.act)
@@ -172,12 +177,14 @@ func (h *hands) heldBack(t *testing.T, ctx context.Context) {
 			}
 		}
 		mustRun(t, ctx, h.m, "sh", "-ec", row.undo)
-		h.await(t, ctx, row.name+", undone", joinedWithout(fault.KubeletStopped))
+		h.await(t, ctx, row.name+", undone", without(fault.KubeletStopped))
 	}
 	h.wantSameNode(t, ctx)
 }
 
 func (h *hands) edited(t *testing.T, ctx context.Context) {
+	h.await(t, ctx, "rest", joinedWithout(fault.KubeletStopped))
+	pause(t, ctx, time.Second)
 	before := h.run(t, ctx)
 	for path, line := range map[string]string{
 		ourUnitPath: "# mine", ourDropInPath: "# mine", ourKubeletConfig: "maxPods: 42", "/var/lib/kubelet/pki/ca.crt": "# mine",
@@ -318,7 +325,7 @@ func (h *hands) appliedStopped(t *testing.T, ctx context.Context) {
 		t.Errorf("the kubelet was started: %+v", now)
 	}
 	mustRun(t, ctx, h.m, "systemctl", "start", "kubelet")
-	h.await(t, ctx, "the join", joinedWithout(fault.KubeletStopped))
+	h.await(t, ctx, "the end of the note", without(fault.KubeletStopped))
 }
 
 func (h *hands) badConfig(t *testing.T, ctx context.Context) {
@@ -371,7 +378,7 @@ func (h *hands) upgraded(t *testing.T, ctx context.Context) {
 
 func (h *hands) repaired(t *testing.T, ctx context.Context) {
 	config := mustRun(t, ctx, h.m, "cat", ourKubeletConfig)
-	h.setKubeletConfig(t, ctx, h.kubeletConfig(t, ctx)+"\npodPidsLimit: 88\n") // not to be followed
+	h.setKubeletConfig(t, ctx, h.kubeletConfig(t, ctx)+"\nmaxOpenFiles: 4242\n") // not to be followed
 	cursor, before := cursorOf(t, ctx, h.m), h.run(t, ctx)
 	h.edit(t, ctx, ourKubeletConfig, "podPidsLimit: 99")
 	h.await(t, ctx, "the repair", func(s agent.Status) bool { return joinedWithout(fault.Drifted)(s) && h.run(t, ctx) != before })
@@ -426,11 +433,10 @@ func (h *hands) deleted(t *testing.T, ctx context.Context) {
 
 func (h *hands) observed(t *testing.T, ctx context.Context) {
 	mustRun(t, ctx, h.m, "sed", "-i", "s/^repair: true/repair: true\\nafterJoin: observe/", configPath)
+	pause(t, ctx, looks) // it is loaded by now
 	h.edit(t, ctx, ourDropInPath, "# mine")
 	before := h.run(t, ctx)
-	h.await(t, ctx, "the note", func(s agent.Status) bool {
-		return withNote(fault.Drifted, ourDropInPath, "it is left as it is")(s)
-	})
+	h.await(t, ctx, "the note", withNote(fault.Drifted, ourDropInPath, "it is left as it is"))
 	if _, err := h.c.Kubectl(ctx, "annotate", "node", h.m.Name, "bootstrap-agent.github.io/phase-"); err != nil {
 		t.Fatal(err)
 	}
@@ -452,7 +458,7 @@ func (h *hands) observed(t *testing.T, ctx context.Context) {
 	if done := h.apply(t, ctx, 0, "--yes"); !strings.Contains(done.Stderr, "kubelet restarted") {
 		t.Errorf("it says %s", done.Stderr)
 	}
-	h.await(t, ctx, "the end of the note", joinedWithout(fault.Drifted))
+	h.await(t, ctx, "the end of the note", without(fault.Drifted))
 }
 
 func (h *hands) exited(t *testing.T, ctx context.Context) {
