@@ -38,7 +38,7 @@ func Events() []EventEntry {
 		{EventKubeletStarted, "bootstrap-agent has started the kubelet",
 			"It was not running: this is the end of a join, or systemd had given it up."},
 		{EventKubeletRestarted, "bootstrap-agent has restarted the kubelet",
-			"The kubelet was older than its certificate, its CA or the server in its kubeconfig, which the agent had to replace. It reads them only when it starts."},
+			"The kubelet was older than its certificate, its CA or the server in its kubeconfig, which the agent had to replace, or than its other files and its unit, which `bootstrap-agent apply` or `repair: true` has written. It reads them only when it starts."},
 		{EventKubeletStopped, "bootstrap-agent has stopped the kubelet for a moment",
 			"Its certificate is replaced: it had expired, was gone, or the API refused it. The agent starts it again at once."},
 		{EventCATaken, "The cluster's CAs have changed, and this node has taken them",

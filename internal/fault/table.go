@@ -220,7 +220,7 @@ var table = []Entry{
 		"Remove the file, or take the token out of it; the message names the file."},
 	{Drifted, Note, ExitDone,
 		"Files or unit differ from what the agent would write.",
-		"See which ones in `bootstrap-agent status`. They are left as they are."},
+		"See what differs: `bootstrap-agent apply --dry-run`. `bootstrap-agent apply` brings them to what is wanted; until then they are left as they are."},
 	{VersionSkew, Note, ExitDone,
 		"Kubelet and API server are further apart than Kubernetes supports. Most such pairs work.",
 		"Install a kubelet of the API server's minor version, or up to three older."},
