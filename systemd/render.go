@@ -13,10 +13,10 @@ import (
 // upgrade of the agent would look like a change of the unit.
 const headerMark = "# Written by bootstrap-agent."
 
-const unitHeader = headerMark + ` Changes made here are reported as drift and left
-# as they are. To have other arguments from the start, set kubelet.extraArgs in the
-# agent's configuration before the machine joins. To change anything, add a drop-in
-# of your own that sorts after ` + DropInName + `: kubelet.service.d/95-local.conf
+const unitHeader = headerMark + ` Changes made here are reported as drift, and left
+# as they are unless its configuration says repair: true. To have other arguments, set
+# kubelet.extraArgs there and run ` + "`bootstrap-agent apply`" + `. To change anything else, add a
+# drop-in of your own that sorts after ` + DropInName + `: kubelet.service.d/95-local.conf
 `
 
 const dropInHeader = unitHeader + `#
