@@ -49,7 +49,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	}
 	o.Unit = a.unitState(unit)
 	a.noteEdits(o)
-	o.Outdated = a.outdated(o)
+	o.Outdated = a.rendersOtherwise(o)
 	o.Repairs = a.repairNotes(o)
 	if leaf := seen.Pair.Leaf; leaf != nil && o.Pair == PairUsable {
 		o.Renewal.NotAfter = leaf.NotAfter

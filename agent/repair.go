@@ -207,9 +207,9 @@ func (a *Agent) repairNote(path string, outdated bool) string {
 	return ""
 }
 
-// outdated are the files that would be written differently, without those that
-// were edited: of these it is said already.
-func (a *Agent) outdated(o Observation) []string {
+// rendersOtherwise are the files that would be written differently, without those
+// that were edited: of these it is said already.
+func (a *Agent) rendersOtherwise(o Observation) []string {
 	return slices.DeleteFunc(slices.Clone(a.memory.renderDrift), func(path string) bool {
 		return contains(o.Files.Drifted, path) || contains(o.Unit.Drifted, path) || contains(o.Files.Damaged, path)
 	})

@@ -31,7 +31,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) (acted boo
 	if a.memory.lookForDrift && !a.manifest.Started.IsZero() {
 		a.memory.lookForDrift = false
 		a.memory.renderDrift = a.differing(ctx)
-		o.Outdated = a.outdated(o)
+		o.Outdated = a.rendersOtherwise(o)
 		lookForTokens = true
 	}
 	if phase == Joined {
