@@ -117,6 +117,7 @@ func (r *rig) managed() map[string]string {
 func TestEachEditedFileIsReportedLeftAloneAndBroughtBackByApply(t *testing.T) {
 	for _, at := range []string{"an agent is at work", "no agent is at work"} {
 		t.Run(at, func(t *testing.T) {
+			t.Parallel()
 			r := joinedRig(t, nil)
 			if at == "an agent is at work" {
 				r.start()
@@ -240,6 +241,7 @@ func TestAKubeletThatIsHeldBackGetsItsFilesAndIsNotStarted(t *testing.T) {
 	} {
 		for _, repair := range []bool{false, true} {
 			t.Run(fmt.Sprintf("%s, repair %t", name, repair), func(t *testing.T) {
+				t.Parallel()
 				r := joinedRig(t, nil)
 				r.cfg.Repair = repair
 				r.start()
@@ -481,6 +483,7 @@ func TestTheMachineIsTakenIntoTheRecordByAnOrder(t *testing.T) {
 func TestACrashInTheMiddleOfAnApplyIsFinishedByTheNextRun(t *testing.T) {
 	for _, next := range []string{"the agent", "the agent after a reboot", "the agent under observe"} {
 		t.Run(next, func(t *testing.T) {
+			t.Parallel()
 			points := 1
 			for at := 0; at <= points; at++ {
 				r := newRig(t, testapi.Options{Quiet: true})

@@ -33,6 +33,7 @@ func TestDriftIsRepairedOnlyWhereThatIsWanted(t *testing.T) {
 			for _, after := range []AfterJoin{AfterJoinHeal, AfterJoinObserve} {
 				for _, repair := range []bool{false, true} {
 					t.Run(fmt.Sprintf("%s, held back %t, %s, repair %t", drift, held, after, repair), func(t *testing.T) {
+						t.Parallel()
 						r := joinedRig(t, nil)
 						r.cfg.AfterJoin, r.cfg.Repair = after, repair
 						_, stop := r.start() // a look at the machine as it should be
