@@ -115,6 +115,15 @@ func without(r fault.Reason) func(agent.Status) bool {
 
 func (h *hands) run(t *testing.T, ctx context.Context) oneRun { return kubeletRun(t, ctx, h.m) }
 
+// awaitRepair waits until another run of the kubelet is joined, and nothing drifted.
+func (h *hands) awaitRepair(t *testing.T, ctx context.Context, before oneRun) {
+	t.Helper()
+	h.await(t, ctx, "the repair", func(s agent.Status) bool {
+		now := h.run(t, ctx)
+		return now.InvocationID != before.InvocationID && joinedWithKubelet(now.MainPID)(s) && joinedWithout(fault.Drifted)(s)
+	})
+}
+
 // wantRun shows that the kubelet was neither started nor restarted since.
 func (h *hands) wantRun(t *testing.T, ctx context.Context, before oneRun) {
 	t.Helper()
@@ -126,6 +135,7 @@ func (h *hands) wantRun(t *testing.T, ctx context.Context, before oneRun) {
 // wantOneRestart shows that it was restarted once: the journal has all starts.
 func (h *hands) wantOneRestart(t *testing.T, ctx context.Context, cursor string) {
 	t.Helper()
+	mustRun(t, ctx, h.m, "journalctl", "--sync")
 	started := 0
 	out := mustRun(t, ctx, h.m, "journalctl", "--no-pager", "--output=cat", "--after-cursor="+cursor, "_PID=1", "UNIT="+kubeletUnit)
 	for line := range strings.Lines(out) {
@@ -367,7 +377,7 @@ func (h *hands) upgraded(t *testing.T, ctx context.Context) {
 	h.wantRun(t, ctx, before)
 	cursor := cursorOf(t, ctx, h.m)
 	appendConfig(t, ctx, h.m, "repair: true\n")
-	h.await(t, ctx, "the repair", func(s agent.Status) bool { return joinedWithout(fault.Drifted)(s) && h.run(t, ctx) != before })
+	h.awaitRepair(t, ctx, before)
 	if pauseOf := unitProps(t, ctx, h.m, kubeletUnit, "RestartUSec")["RestartUSec"]; pauseOf != "11s" {
 		t.Errorf("RestartSec is %s", pauseOf)
 	}
@@ -381,7 +391,7 @@ func (h *hands) repaired(t *testing.T, ctx context.Context) {
 	h.setKubeletConfig(t, ctx, h.kubeletConfig(t, ctx)+"\nmaxOpenFiles: 4242\n") // not to be followed
 	cursor, before := cursorOf(t, ctx, h.m), h.run(t, ctx)
 	h.edit(t, ctx, ourKubeletConfig, "podPidsLimit: 99")
-	h.await(t, ctx, "the repair", func(s agent.Status) bool { return joinedWithout(fault.Drifted)(s) && h.run(t, ctx) != before })
+	h.awaitRepair(t, ctx, before)
 	if now := mustRun(t, ctx, h.m, "cat", ourKubeletConfig); now != config {
 		t.Errorf("the kubelet's config is\n%s\nand was\n%s", now, config)
 	}
