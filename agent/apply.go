@@ -37,8 +37,8 @@ type Swap struct {
 	To   string `json:"to"`
 }
 
-// Change is one file that is not as it is wanted.
-type Change struct {
+// FileChange is one file that is not as it is wanted.
+type FileChange struct {
 	Path string `json:"path"`
 	Swap Swap   `json:"swap"`
 	// Diff is in the unified format. Values of environment variables are not in it;
@@ -55,7 +55,7 @@ type Change struct {
 type Answer struct {
 	ID      string   `json:"id"`
 	Done    bool     `json:"done"` // the order was performed
-	Changes []Change `json:"changes,omitempty"`
+	Changes []FileChange `json:"changes,omitempty"`
 	Left    []string `json:"left,omitempty"`    // on record as ours, somebody else's now: put on record as that
 	Machine string   `json:"machine,omitempty"` // in what the trust record's machine differs, for SameMachine
 	// Restart: the kubelet is restarted for it, or was. Where it is not although
@@ -174,7 +174,7 @@ func (a *Agent) applyAlone(ctx context.Context, order *Order) (*Answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	answer := a.follow(ctx, &o, order)
+	answer := a.fulfil(ctx, &o, order)
 	if ctx.Err() != nil {
 		return nil, fmt.Errorf("stopped: %w", ctx.Err())
 	}
@@ -213,7 +213,7 @@ func (a *Agent) takeOrder() {
 func (a *Agent) obey(ctx context.Context, o *Observation) {
 	order := a.hands.order
 	a.hands.order = nil
-	answer := a.follow(ctx, o, order)
+	answer := a.fulfil(ctx, o, order)
 	a.closeNode()
 	if ctx.Err() != nil {
 		return // what was begun is finished by the next run
@@ -226,8 +226,8 @@ func (a *Agent) obey(ctx context.Context, o *Observation) {
 	}
 }
 
-// follow does what the order says.
-func (a *Agent) follow(ctx context.Context, o *Observation, order *Order) *Answer {
+// fulfil does what the order says.
+func (a *Agent) fulfil(ctx context.Context, o *Observation, order *Order) *Answer {
 	answer := &Answer{ID: order.ID}
 	if err := a.carryOut(ctx, o, order, answer); err != nil {
 		answer.Reason, answer.Message, answer.Hint = fault.ReasonOf(err), oneLine(err.Error()), fault.HintOf(err)

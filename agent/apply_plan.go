@@ -34,7 +34,7 @@ type change struct {
 	*wantedFile
 	old    []byte
 	exists bool
-	tell   Change
+	tell   FileChange
 }
 
 // bytesDiffer is false where only the mode is not right.
@@ -51,8 +51,8 @@ type plan struct {
 	repairs  bool // nobody has asked for it
 }
 
-func (p *plan) told() []Change {
-	out := make([]Change, len(p.changes))
+func (p *plan) told() []FileChange {
+	out := make([]FileChange, len(p.changes))
 	for i, c := range p.changes {
 		out[i] = c.tell
 	}
@@ -245,7 +245,7 @@ func (a *Agent) existing(ctx context.Context) (systemd.Existing, error) {
 
 // compare looks at one file.
 func (a *Agent) compare(w *wantedFile) (c *change, differs bool, err error) {
-	c = &change{wantedFile: w, tell: Change{Path: w.path}}
+	c = &change{wantedFile: w, tell: FileChange{Path: w.path}}
 	info, err := os.Lstat(w.path)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):

@@ -561,7 +561,7 @@ func (r *rig) crashApply(order Order, at int) (points int) {
 	}
 	defer a.closeNode()
 	o := must(a.observe(ctx))
-	if answer := a.follow(ctx, &o, &order); answer.err() != nil {
+	if answer := a.fulfil(ctx, &o, &order); answer.err() != nil {
 		r.t.Error(answer.err())
 	}
 	return points
