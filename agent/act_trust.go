@@ -108,6 +108,7 @@ func (a *Agent) accept(cluster *discovery.Cluster) error {
 	if old := a.trust; old != nil && old.NodeName == next.NodeName {
 		next.NodeUID = old.NodeUID
 	}
+	next.UnitBefore = a.unitBefore()
 	if err := next.Write(a.cfg.Paths); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"time"
 
+	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
 	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
@@ -114,6 +115,21 @@ func (a *Agent) arguments(configDir string) []string {
 		Layout: a.files.Layout, NodeName: a.cfg.NodeName, ConfigDir: configDir,
 		Labels: a.cfg.NodeLabels, NodeIP: a.cfg.NodeIP, Extra: a.cfg.Kubelet.ExtraArgs,
 	})
+}
+
+// unitBefore is the state of the kubelet's unit file as it was before the agent
+// came; "" where that is not known any more.
+func (a *Agent) unitBefore() string {
+	unit := a.memory.existing.Unit
+	switch {
+	case a.trust != nil && a.trust.UnitBefore != "":
+		return a.trust.UnitBefore
+	case contains(unit.DropInPaths, a.dropIn()):
+		return "" // that is what we have made of it
+	case unit.UnitFileState == "":
+		return record.UnitNone
+	}
+	return unit.UnitFileState
 }
 
 // recordStart remembers the unit files as they now are, and that the kubelet is

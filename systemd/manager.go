@@ -308,7 +308,7 @@ func (m *Manager) Unit(ctx context.Context, name string) (Unit, error) {
 		if err != nil {
 			return err
 		}
-		if props["LoadState"] != "not-found" || props["ActiveState"] != "inactive" {
+		if strings.HasSuffix(name, ".service") && (props["LoadState"] != "not-found" || props["ActiveState"] != "inactive") {
 			// A unit that is not there has no service to ask about: that is the
 			// greater half of the answer, and a join waits for it.
 			service, err := c.GetUnitTypePropertiesContext(ctx, name, "Service")
@@ -356,6 +356,30 @@ func (m *Manager) Enable(ctx context.Context, name string) (changed bool, err er
 	}
 	if changed {
 		m.opts.Log.WithField("command", "systemctl enable "+name).Info("unit enabled")
+	}
+	return changed, nil
+}
+
+// Disable takes away the links by which a unit starts at boot, and returns whether
+// there were any. A unit that does not exist is no error, and neither is one that
+// is masked. Like Enable it leaves the Reload to the caller.
+func (m *Manager) Disable(ctx context.Context, name string) (changed bool, err error) {
+	err = m.call(ctx, callTimeout, func(ctx context.Context, c *conn) error {
+		changes, err := c.DisableUnitFilesContext(ctx, []string{name}, false)
+		for _, change := range changes {
+			changed = changed || change.Type == "unlink"
+		}
+		return err
+	})
+	switch errorName(err) {
+	case "org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.FileNotFound", "org.freedesktop.systemd1.UnitMasked":
+		return changed, nil
+	}
+	if err != nil {
+		return changed, fmt.Errorf("cannot disable %s: %w", name, err)
+	}
+	if changed {
+		m.opts.Log.WithField("command", "systemctl disable "+name).Info("unit disabled")
 	}
 	return changed, nil
 }

@@ -12,6 +12,9 @@ type Machine struct {
 	UUID      string `json:"uuid,omitempty"`      // DMI product UUID; empty where there is none
 }
 
+// UnitNone, as Trust.UnitBefore: there was no unit.
+const UnitNone = "none"
+
 // Trust is the trust record: which cluster was accepted, on what grounds, and
 // who this machine was then. It holds no secret (of the token only its id).
 type Trust struct {
@@ -49,6 +52,12 @@ type Trust struct {
 	NodeName string  `json:"nodeName"`
 	Machine  Machine `json:"machine"`
 	NodeUID  string  `json:"nodeUID,omitempty"` // once seen
+
+	// UnitBefore is the state of the kubelet's unit file before the agent touched it,
+	// in systemd's words (enabled, disabled, static, ...; "none" where there was no
+	// unit): what `reset` goes back to. It stands here because this is the first
+	// record of a join.
+	UnitBefore string `json:"unitBefore,omitempty"`
 }
 
 // ReadTrust returns nil without an error when there is no record, or when it

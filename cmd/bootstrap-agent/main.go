@@ -59,6 +59,7 @@ type app struct {
 	resolve        preflight.Lookup                     // nil: the machine's resolver
 	pause          func(context.Context, time.Duration) // nil: as the clock goes
 	programs       systemd.Options                      // for report; the zero value is right on a machine
+	root           string                               // where reset looks for proc and sys; empty: /
 }
 
 func (a *app) run(ctx context.Context, args []string) int {
@@ -196,7 +197,7 @@ Exit codes: 0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine,
 	}{
 		{"Prepare:", []*cobra.Command{a.checkCommand(), a.configureCommand(), a.tokenCommand()}},
 		{"Join:", []*cobra.Command{a.runCommand(), a.joinCommand()}},
-		{"Keep:", []*cobra.Command{a.applyCommand()}},
+		{"Keep, leave:", []*cobra.Command{a.applyCommand(), a.resetCommand()}},
 		{"Look:", []*cobra.Command{a.statusCommand(), a.waitCommand(), a.explainCommand(), a.reportCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})

@@ -13,6 +13,7 @@ package testsystemd
 import (
 	"context"
 	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -89,6 +90,9 @@ func (m *Manager) Unit(ctx context.Context, name string) (systemd.Unit, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	u := m.unit
+	if name != systemd.KubeletUnit {
+		u = systemd.Unit{} // there is no other
+	}
 	u.Name = name
 	if u.LoadState == "" {
 		u.LoadState, u.ActiveState, u.SubState = "not-found", "inactive", "dead"
@@ -151,8 +155,43 @@ func (m *Manager) Install(ctx context.Context, dir string, _ systemd.Existing, r
 	return changed, nil
 }
 
-// Reload does nothing: this systemd knows its files.
-func (m *Manager) Reload(ctx context.Context) error { return ctx.Err() }
+// Reload forgets the unit and the drop-in whose files are gone.
+func (m *Manager) Reload(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	u := &m.unit
+	gone := func(path string) bool { _, err := os.Lstat(path); return errors.Is(err, fs.ErrNotExist) }
+	u.DropInPaths = slices.DeleteFunc(u.DropInPaths, gone)
+	if u.FragmentPath != "" && gone(u.FragmentPath) {
+		u.FragmentPath, u.LoadState, u.UnitFileState = "", "not-found", ""
+	}
+	return ctx.Err()
+}
+
+// Enable has the kubelet start at boot.
+func (m *Manager) Enable(ctx context.Context, name string) (changed bool, err error) {
+	return m.link(ctx, "enable "+name, name, "enabled")
+}
+
+// Disable keeps the kubelet from starting at boot.
+func (m *Manager) Disable(ctx context.Context, name string) (changed bool, err error) {
+	return m.link(ctx, "disable "+name, name, "disabled")
+}
+
+func (m *Manager) link(ctx context.Context, call, name, state string) (changed bool, err error) {
+	if err := ctx.Err(); err != nil {
+		return false, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.calls = append(m.calls, call)
+	if name != systemd.KubeletUnit || m.unit.FragmentPath == "" {
+		return false, nil
+	}
+	changed = m.unit.UnitFileState != state
+	m.unit.UnitFileState = state
+	return changed, nil
+}
 
 // Start starts the kubelet, unless it runs.
 func (m *Manager) Start(ctx context.Context, name string) (systemd.Unit, error) {
