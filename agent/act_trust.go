@@ -14,7 +14,17 @@ import (
 
 // discover decides which cluster to trust and records it. The machine is
 // checked first: what would stop the join anyway stops it before any traffic.
-func (a *Agent) discover(ctx context.Context, _ Observation) error {
+//
+// On the disk of another machine that comes before anything is set aside: without a
+// token that the cluster knows today nothing would be left to go on with.
+func (a *Agent) discover(ctx context.Context, o Observation) error {
+	if o.Copied != "" {
+		return a.discoverAnew(ctx, o)
+	}
+	return a.discoverCluster(ctx)
+}
+
+func (a *Agent) discoverCluster(ctx context.Context) error {
 	if err := a.admissible(ctx); err != nil {
 		return err
 	}
@@ -23,7 +33,7 @@ func (a *Agent) discover(ctx context.Context, _ Observation) error {
 	if err != nil {
 		return err // it says itself what could not be done
 	}
-	return a.accept(cluster)
+	return a.accept(ctx, cluster)
 }
 
 // findCluster asks the configured endpoints, or the discovery file, for a cluster
@@ -103,12 +113,17 @@ func (a *Agent) tokenRefused(token discovery.Token, err error) bool {
 	return false
 }
 
-func (a *Agent) accept(cluster *discovery.Cluster) error {
+func (a *Agent) accept(ctx context.Context, cluster *discovery.Cluster) error {
 	next := newTrust(a.cfg, cluster, a.deps.Machine)
+	next.UnitBefore = a.unitBefore()
+	if why := a.copied(); why != "" {
+		if err := a.setAside(ctx, why); err != nil {
+			return fmt.Errorf("cannot set the identity of another machine aside: %w", err)
+		}
+	}
 	if old := a.trust; old != nil && old.NodeName == next.NodeName {
 		next.NodeUID = old.NodeUID
 	}
-	next.UnitBefore = a.unitBefore()
 	if err := next.Write(a.cfg.Paths); err != nil {
 		return err
 	}

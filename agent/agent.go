@@ -201,7 +201,7 @@ func (a *Agent) remember() error {
 	}
 	a.memory.node.Known = a.trust.NodeUID != ""
 	a.keepName()
-	return nil
+	return a.learnMachine()
 }
 
 // loop observes, decides and acts until ctx ends.
@@ -287,7 +287,7 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 		return !a.rest(ctx, phase, obs), nil
 	}
 	if a.cfg.AfterJoin == AfterJoinObserve && !a.manifest.Started.IsZero() && phase != Registering {
-		a.publish(phase, obs, nil, observing(obs))
+		a.publish(phase, obs, nil, observing(obs)+obs.Copied.clause())
 		return true, nil
 	}
 	if a.retry.attempt == 0 {

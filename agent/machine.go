@@ -37,6 +37,10 @@ func ReadMachine(root, bootID string) Machine {
 		BootID:    boot,
 		MachineID: read("etc/machine-id"),
 		UUID:      read("sys/class/dmi/id/product_uuid"),
+		// systemd lays a machine ID of its own over a file that has none, or that it
+		// cannot write: at the first boot of an image until it writes it to the disk,
+		// and on a disk that is read-only at each boot another one.
+		Transient: strings.Contains(read("proc/self/mountinfo"), " /etc/machine-id "),
 	}
 }
 

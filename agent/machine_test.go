@@ -30,3 +30,19 @@ func TestReadMachine(t *testing.T) {
 		}
 	}
 }
+
+func TestAMachineIDThatIsNotOnTheDiskIsOfOneBoot(t *testing.T) {
+	for mounts, want := range map[string]bool{
+		"": false,
+		"36 25 0:30 / /etc rw - ext4 /dev/a rw\n":                                        false,
+		"36 25 0:30 /machine-id /etc/machine-id ro,nosuid - tmpfs tmpfs rw\n":            true,
+		"36 25 0:30 /x /mnt/etc/machine-id ro - tmpfs tmpfs rw\n":                        false,
+		"36 25 0:30 /machine-id /etc/machine-id.d ro,nosuid shared:1 - tmpfs tmpfs rw\n": false,
+	} {
+		root := t.TempDir()
+		mustWrite(t, filepath.Join(root, "proc/self/mountinfo"), mounts)
+		if m := ReadMachine(root, ""); m.Transient != want {
+			t.Errorf("%q: %+v", mounts, m)
+		}
+	}
+}

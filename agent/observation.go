@@ -12,6 +12,8 @@ import (
 // cluster, has shown. It is plain data: nextPhase and the notes are computed
 // from it and from nothing else, so that a table can test every case.
 type Observation struct {
+	// Copied: the records on this disk were made on another machine.
+	Copied Copied
 	// NewPair: a signed pair lies in our own folder; it is not in use yet.
 	NewPair bool
 	// Pair is the node's identity in the kubelet's FileStore.
@@ -123,6 +125,8 @@ type Renewal struct {
 // package: pure, first match wins, one table test.
 func nextPhase(o Observation) Phase {
 	switch {
+	case o.Copied != "":
+		return Discovering // whatever there is, it is another machine's
 	case o.NewPair:
 		return CheckingName
 	case o.Pair == PairVanishing:

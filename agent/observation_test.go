@@ -29,6 +29,8 @@ func TestNextPhase(t *testing.T) {
 		"a trusted cluster and no pair: request":                {func(o *Observation) { *o = Observation{Pair: PairMissing, Trust: true} }, RequestingCertificate},
 		"a new pair is checked before anything else":            {func(o *Observation) { o.NewPair = true; o.Pair = PairMissing; o.Trust = false }, CheckingName},
 		"a new pair is checked even beside a usable one":        {func(o *Observation) { o.NewPair = true }, CheckingName},
+		"a copy of another machine's disk is no node":           {func(o *Observation) { o.Copied = "x" }, Discovering},
+		"a copy does not use the pair that waited":              {func(o *Observation) { o.Copied, o.NewPair = "x", true }, Discovering},
 		"an expired pair is replaced":                           {func(o *Observation) { o.Pair = PairExpired }, RequestingCertificate},
 		"an expired pair without trust: discover":               {func(o *Observation) { o.Pair = PairExpired; o.Trust = false }, Discovering},
 		"a damaged pair is replaced":                            {func(o *Observation) { o.Pair = PairDamaged }, RequestingCertificate},

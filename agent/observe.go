@@ -30,6 +30,7 @@ func (a *Agent) observe(ctx context.Context) (Observation, error) {
 	}
 	pair := a.pairState(seen.Pair, now)
 	o := Observation{
+		Copied:      a.copied(),
 		Pair:        pair,
 		Trust:       pair != PairUsable && a.trustServes(), // else nobody asks, and it costs reading files
 		Files:       a.filesState(seen),

@@ -100,6 +100,9 @@ func sameCluster(a, b Config) bool {
 // (or a host name that DHCP changed) says now: another name would be another
 // node, and this one would be left behind.
 func (a *Agent) keepName() {
+	if a.copied() != "" {
+		return // that name is another machine's
+	}
 	if a.trust == nil || a.manifest.Started.IsZero() || a.trust.NodeName == "" || a.trust.NodeName == a.cfg.NodeName {
 		return
 	}

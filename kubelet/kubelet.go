@@ -63,6 +63,17 @@ func (l Layout) ServingKey() string { return filepath.Join(l.PKI(), "kubelet.key
 // cluster signs it. The kubelet alone writes it.
 func (l Layout) ServerPair() string { return filepath.Join(l.PKI(), "kubelet-server-current.pem") }
 
+// IsPair says whether a file of that name in the certificate folder is a pair of
+// the kubelet's, for its own requests or for those that it serves, a half of one,
+// or the key of a request that the kubelet itself has made.
+func IsPair(name string) bool {
+	switch name {
+	case "kubelet.crt", "kubelet.key", "kubelet-client.key.tmp", "kubelet-client.crt", "kubelet-client.key":
+		return true
+	}
+	return (strings.HasPrefix(name, pairPrefix) || strings.HasPrefix(name, "kubelet-server-")) && strings.Contains(name, pemSuffix)
+}
+
 // CACert holds the cluster's CA certificates.
 func (l Layout) CACert() string { return filepath.Join(l.PKI(), "ca.crt") }
 

@@ -61,3 +61,7 @@ func (p Paths) Replaced() string { return filepath.Join(p.State, "replaced") }
 // KeptConfig is a copy of the kubelet's configuration as the agent wrote it, for
 // `repair`.
 func (p Paths) KeptConfig() string { return filepath.Join(p.State, "kubelet-config.yaml") }
+
+// SetAside is the folder for what another machine has left on this disk, copied
+// there before it was removed; each machine has a folder of its own in it.
+func (p Paths) SetAside() string { return filepath.Join(p.State, "set-aside") }

@@ -5,13 +5,6 @@ import (
 	"time"
 )
 
-// Machine is what tells this machine and this boot from others.
-type Machine struct {
-	BootID    string `json:"bootID,omitempty"`    // new at every boot
-	MachineID string `json:"machineID,omitempty"` // /etc/machine-id
-	UUID      string `json:"uuid,omitempty"`      // DMI product UUID; empty where there is none
-}
-
 // UnitNone, as Trust.UnitBefore: there was no unit.
 const UnitNone = "none"
 

@@ -94,7 +94,7 @@ func (r *Reset) files(p *Plan, rec records) {
 	others := slices.Sorted(maps.Keys(rec.manifest.Files))
 	for _, path := range slices.Concat(known, others) {
 		hash, listed := rec.manifest.Files[path]
-		if slices.Contains(p.Remove, path) || filepath.Dir(path) == l.PKI() && isPair(filepath.Base(path)) {
+		if slices.Contains(p.Remove, path) || filepath.Dir(path) == l.PKI() && kubelet.IsPair(filepath.Base(path)) {
 			continue // seen already; see pairs
 		}
 		left := func(why string) { p.Left = append(p.Left, Left{path, why}) }
@@ -158,16 +158,6 @@ func isUnit(path string) bool {
 	return err == nil && systemd.Ours(data)
 }
 
-// isPair: the names under which a kubelet keeps client and serving pairs, and the
-// key of a request of its own that is under way.
-func isPair(name string) bool {
-	switch name {
-	case "kubelet.crt", "kubelet.key", "kubelet-client.key.tmp", "kubelet-client.crt", "kubelet-client.key":
-		return true
-	}
-	return (strings.HasPrefix(name, "kubelet-client-") || strings.HasPrefix(name, "kubelet-server-")) && strings.Contains(name, ".pem")
-}
-
 // pairs lists the identities in the certificate folder: the kubelet renews them
 // under names of its own, so no record has them all. They are this node's where
 // the kubelet runs on our files; anywhere else they are somebody else's.
@@ -183,7 +173,7 @@ func (r *Reset) pairs(p *Plan, rec records) error {
 	var links, pairs []string
 	for _, e := range entries {
 		path := filepath.Join(dir, e.Name())
-		if !isPair(e.Name()) || e.IsDir() {
+		if !kubelet.IsPair(e.Name()) || e.IsDir() {
 			continue
 		}
 		if !p.Ours {

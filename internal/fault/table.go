@@ -30,6 +30,7 @@ const (
 	CSRNotSigned       Reason = "CSRNotSigned"
 	CertificateInvalid Reason = "CertificateInvalid"
 	NodeNameTaken      Reason = "NodeNameTaken"
+	MachineChanged     Reason = "MachineChanged"
 
 	KubeletMissing    Reason = "KubeletMissing"
 	KubeletTooOld     Reason = "KubeletTooOld"
@@ -143,6 +144,9 @@ var table = []Entry{
 	{NodeNameTaken, Slow, ExitRefused,
 		"Another live machine is registered under this node name.",
 		"Give this machine another `nodeName`, or stop the other one; `nodeNameTakeover: true` takes the name all the same."},
+	{MachineChanged, Blocked, ExitMachine,
+		"The records on this disk were made on another machine: this is a copy of one that had joined, or its mainboard was replaced. No token can serve to join anew, so nothing was changed.",
+		"A copy: `bootstrap-agent token set`, then it joins anew with a key of its own; until then stop its kubelet, which runs under the other's name: `systemctl stop kubelet`. The same machine with another mainboard: `bootstrap-agent apply --same-machine`."},
 	{KubeletMissing, Slow, ExitMachine,
 		"There is no kubelet binary on this machine.",
 		"Install the kubelet package, or name the binary in `kubelet.binary`. Looked for in /usr/bin, /usr/local/bin and /opt/bin."},
