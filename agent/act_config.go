@@ -141,7 +141,7 @@ func (r renderer) input(source kubelet.Source, base []byte) kubelet.RenderInput 
 // the node's name is asked for on the same connection.
 func (a *Agent) renderAhead(ctx context.Context, o Observation) {
 	edited := contains(o.Files.Drifted, a.files.ConfigFile())
-	if a.rendering != nil || edited {
+	if a.rendering != nil || edited || a.theirs(a.files.ConfigFile()) {
 		return // under way, or a person's, which stays as it is
 	}
 	renderer, api := a.renderer(), a.node
@@ -197,7 +197,7 @@ func (a *Agent) configure(ctx context.Context, o Observation) error {
 		return a.discover(ctx, o) // the record is lost, and the CA with it
 	}
 	path := a.files.ConfigFile()
-	render := contains(o.Files.Damaged, path) || a.manifest.Rewrite && !contains(o.Files.Drifted, path)
+	render := contains(o.Files.Damaged, path) || a.manifest.Rewrite && !contains(o.Files.Drifted, path) && !a.theirs(path)
 	if render && a.awaited != nil {
 		if err := a.awaitRuntime(ctx); err != nil {
 			return err

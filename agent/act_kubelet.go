@@ -120,7 +120,7 @@ func (a *Agent) foreign(unit systemd.Unit) error {
 
 func (a *Agent) isOurs(path string) bool {
 	_, ours := a.manifest.Files[path]
-	return ours
+	return ours || a.theirs(path)
 }
 
 func readSmall(path string) ([]byte, error) { return atomicfile.Read(path, record.MaxFile) }

@@ -195,6 +195,7 @@ func (a *Agent) remember() error {
 	if a.manifest, err = record.ReadManifest(paths); err != nil {
 		return err
 	}
+	a.takeAdopted()
 	a.memory.lookForDrift = true
 	if a.trust == nil {
 		return a.restoreTrust()

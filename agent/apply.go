@@ -53,11 +53,11 @@ type FileChange struct {
 
 // Answer is what would be changed, or was.
 type Answer struct {
-	ID      string   `json:"id"`
-	Done    bool     `json:"done"` // the order was performed
+	ID      string       `json:"id"`
+	Done    bool         `json:"done"` // the order was performed
 	Changes []FileChange `json:"changes,omitempty"`
-	Left    []string `json:"left,omitempty"`    // on record as ours, somebody else's now: put on record as that
-	Machine string   `json:"machine,omitempty"` // in what the trust record's machine differs, for SameMachine
+	Left    []string     `json:"left,omitempty"`    // on record as ours, somebody else's now: put on record as that
+	Machine string       `json:"machine,omitempty"` // in what the trust record's machine differs, for SameMachine
 	// Restart: the kubelet is restarted for it, or was. Where it is not although
 	// something changed, Kubelet says why.
 	Restart bool     `json:"restart,omitempty"`

@@ -120,6 +120,7 @@ func (a *Agent) setAside(ctx context.Context, why Copied) error {
 	}
 	a.closeNode()
 	a.trust, a.manifest = nil, &record.Manifest{Files: map[string]string{}}
+	a.files.Config = "" // a copy makes its own
 	a.memory = memory{
 		unitAt: a.memory.unitAt, unit: a.memory.unit, existing: a.memory.existing, admitted: a.memory.admitted,
 		lastUnitStart: a.memory.lastUnitStart, findings: a.memory.findings, lookForDrift: true,

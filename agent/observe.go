@@ -313,6 +313,8 @@ func (a *Agent) layers() (kubelet.Layers, error) {
 		return kubelet.Layers{}, fmt.Errorf("cannot read the kubelet config: %w", err)
 	}
 	l, err := a.renderer().layers(config)
-	l.Args = slices.Concat(l.Args, a.memory.unit.Words(a.readFile, systemd.ExtraArgs))
+	for _, name := range append(slices.Clone(a.adoptedVariables()), systemd.ExtraArgs) {
+		l.Args = slices.Concat(l.Args, a.memory.unit.Words(a.readFile, name))
+	}
 	return l, err
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
@@ -102,7 +103,7 @@ func (a *Agent) serviceAfter(runtime kubelet.Runtime) (systemd.KubeletService, e
 	}
 	service := systemd.KubeletService{
 		Binary: binary, Args: a.arguments(configDir), After: afterRuntime(runtime),
-		Condition: a.files.Kubeconfig(),
+		Condition: a.files.Kubeconfig(), Variables: a.adoptedVariables(),
 	}
 	if len(a.cfg.ProxyEnvironment) > 0 {
 		service.EnvironmentFiles = []string{a.files.EnvironmentFile()}
@@ -113,7 +114,7 @@ func (a *Agent) serviceAfter(runtime kubelet.Runtime) (systemd.KubeletService, e
 func (a *Agent) arguments(configDir string) []string {
 	return kubelet.Arguments(kubelet.Spec{
 		Layout: a.files.Layout, NodeName: a.cfg.NodeName, ConfigDir: configDir,
-		Labels: a.cfg.NodeLabels, NodeIP: a.cfg.NodeIP, Extra: a.cfg.Kubelet.ExtraArgs,
+		Labels: a.cfg.NodeLabels, NodeIP: a.cfg.NodeIP, Extra: slices.Concat(a.adoptedArguments(), a.cfg.Kubelet.ExtraArgs),
 	})
 }
 

@@ -31,7 +31,12 @@ const maxFile = 1 << 20
 
 // Layout gives the path of each file below the kubelet's folder. The zero value
 // means DefaultDir.
-type Layout struct{ Dir string }
+type Layout struct {
+	Dir string
+	// Config is the kubelet's --config where that is somebody else's file, on a
+	// machine that was taken over. Empty: config.yaml in the kubelet's folder.
+	Config string
+}
 
 // Root is the kubelet's folder.
 func (l Layout) Root() string {
@@ -81,7 +86,12 @@ func (l Layout) CACert() string { return filepath.Join(l.PKI(), "ca.crt") }
 func (l Layout) Kubeconfig() string { return filepath.Join(l.Root(), "kubeconfig") }
 
 // ConfigFile is the kubelet's --config.
-func (l Layout) ConfigFile() string { return filepath.Join(l.Root(), "config.yaml") }
+func (l Layout) ConfigFile() string {
+	if l.Config != "" {
+		return l.Config
+	}
+	return filepath.Join(l.Root(), "config.yaml")
+}
 
 // EnvironmentFile carries what must not be seen in unit properties: a proxy URL
 // may hold a password.

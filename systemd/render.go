@@ -45,6 +45,9 @@ type KubeletService struct {
 	// EnvironmentFiles are read last and so win; one that is missing does not
 	// keep the kubelet from starting.
 	EnvironmentFiles []string
+	// Variables stand on the command line behind Args, by name: their words are of
+	// whoever sets them.
+	Variables []string
 	// Alien: there is a kubelet.service that is not ours (see Manager.Existing).
 	// Then only the drop-in is made.
 	Alien bool
@@ -87,6 +90,9 @@ func Render(s KubeletService) (Rendered, error) {
 	r := Rendered{DropIn: lines.file(dropInHeader, true), ExecStart: []string{s.Binary}}
 	for _, arg := range s.Args {
 		r.ExecStart = append(r.ExecStart, strings.ReplaceAll(arg, "$", "$$"))
+	}
+	for _, name := range s.Variables {
+		r.ExecStart = append(r.ExecStart, "$"+name)
 	}
 	r.ExecStart = append(r.ExecStart, extraArgs)
 	if !s.Alien {
@@ -140,6 +146,12 @@ func (s KubeletService) escape() (escaped, error) {
 		case !slices.Contains(s.Read, path):
 			e.dropInFiles = append(e.dropInFiles, "-"+path)
 		}
+	}
+	for _, name := range s.Variables {
+		if !isName(name) {
+			errs = append(errs, fmt.Errorf("%q is no name of a variable", shorten(name)))
+		}
+		e.exec = append(e.exec, "$"+name)
 	}
 	e.exec = append(e.exec, extraArgs)
 	for _, path := range s.EnvironmentFiles {

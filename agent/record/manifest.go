@@ -34,6 +34,8 @@ type Manifest struct {
 	// Repairs: path -> when the agent has put back, by itself, what somebody had
 	// changed there.
 	Repairs map[string]Repair `json:"repairs,omitempty"`
+	// Adopted: the machine was taken over; what of it stays somebody else's.
+	Adopted *Adopted `json:"adopted,omitempty"`
 	// RenewalAutomatic is the answer of the access review after the join.
 	RenewalAutomatic *bool `json:"renewalAutomatic,omitempty"`
 }

@@ -197,7 +197,7 @@ Exit codes: 0 done, 1 failed, 64 usage, 65 trust, 69 kubelet or machine,
 	}{
 		{"Prepare:", []*cobra.Command{a.checkCommand(), a.configureCommand(), a.tokenCommand()}},
 		{"Join:", []*cobra.Command{a.runCommand(), a.joinCommand()}},
-		{"Keep, leave:", []*cobra.Command{a.applyCommand(), a.resetCommand()}},
+		{"Keep, leave:", []*cobra.Command{a.applyCommand(), a.adoptCommand(), a.resetCommand()}},
 		{"Look:", []*cobra.Command{a.statusCommand(), a.waitCommand(), a.explainCommand(), a.reportCommand()}},
 	} {
 		root.AddGroup(&cobra.Group{ID: g.title, Title: g.title})

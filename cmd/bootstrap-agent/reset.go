@@ -75,6 +75,9 @@ func (a *app) reset(ctx context.Context, l *loader, f resetFlags) error {
 		Paths: a.paths, Units: units, Image: f.image, Force: f.force, Root: a.root,
 		Config: l.file, Token: merged.text("tokenFile"), Say: a.say,
 	}
+	if f.restore {
+		return a.restoreAdopted(ctx, r, w.now(), f)
+	}
 	plan, err := r.Look(ctx)
 	if err != nil {
 		return err

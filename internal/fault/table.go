@@ -42,6 +42,7 @@ const (
 	KubeletUnhealthy  Reason = "KubeletUnhealthy"
 	NodeNotRegistered Reason = "NodeNotRegistered"
 	ForeignKubelet    Reason = "ForeignKubelet"
+	NotAdoptable      Reason = "NotAdoptable"
 
 	WriteFailed   Reason = "WriteFailed"
 	Locked        Reason = "Locked"
@@ -176,7 +177,10 @@ var table = []Entry{
 		"See `journalctl -u kubelet.service` for what the API server answers to it."},
 	{ForeignKubelet, Blocked, ExitMachine,
 		"This machine already has a kubelet identity that the agent did not make.",
-		"If it is not wanted any more, move the named files away (for kubeadm: `kubeadm reset`). Nothing was changed."},
+		"To let the agent take it over: `bootstrap-agent adopt`. If it is not wanted any more, move the named files away (for kubeadm: `kubeadm reset`). Nothing was changed."},
+	{NotAdoptable, Blocked, ExitMachine,
+		"This machine's kubelet cannot be taken over as it is; the message says why.",
+		"Nothing was changed. See \"Taking over a node\" in the documentation for what can be taken over."},
 	{WriteFailed, Retry, ExitMachine,
 		"A file could not be written whole and durable.",
 		"The message names path and cause: a full disk, a read-only file system, an immutable file."},

@@ -24,7 +24,7 @@ type room struct {
 var rooms = []room{
 	{
 		folder: "cmd/bootstrap-agent",
-		knows:  []string{"cmd/bootstrap-agent/...", "agent", "agent/record", "agent/reset", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/testapi", "internal/testsystemd"},
+		knows:  []string{"cmd/bootstrap-agent/...", "agent", "agent/adopt", "agent/record", "agent/reset", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/fault", "internal/testapi", "internal/testsystemd"},
 		reason: "the door turns what people type into values, so it knows the types of every room; its rehearsal joins in-process doubles",
 	},
 	{
@@ -42,6 +42,12 @@ var rooms = []room{
 		reason: "it is what stays on disk between two runs; what follows from it the hall and the commands decide",
 	},
 	{
+		folder: "agent/adopt",
+		knows:  []string{"agent/record", "kubelet", "systemd", "internal/atomicfile", "internal/fault"},
+		tests:  []string{"internal/testsystemd"},
+		reason: "it leaves the records that the hall goes on with; a hall that could call it could take over a node that nobody gave it",
+	},
+	{
 		folder: "agent/reset",
 		knows:  []string{"agent/record", "kubelet", "systemd", "internal/atomicfile", "internal/fault"},
 		tests:  []string{"internal/testsystemd"},
@@ -50,7 +56,7 @@ var rooms = []room{
 	{
 		folder: "agent",
 		knows:  []string{"agent/record", "discovery", "csr", "kubelet", "kubelet/preflight", "systemd", "internal/apiclient", "internal/atomicfile", "internal/diff", "internal/fault", "internal/metrics"},
-		tests:  []string{"agent/reset", "internal/testapi", "internal/testsystemd"},
+		tests:  []string{"agent/adopt", "agent/reset", "internal/testapi", "internal/testsystemd"},
 		reason: "the hall is the one place that knows the order of the steps; it carries the value from one room to the next",
 	},
 	{
