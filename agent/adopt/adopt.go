@@ -55,7 +55,6 @@ type Adopt struct {
 	Monotonic func() time.Duration
 	// Say is told each step that was done; nil: nobody listens.
 	Say func(format string, args ...any)
-
 }
 
 // Values are keys of the agent's configuration that say what flags of the unit said.

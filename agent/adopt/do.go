@@ -105,13 +105,7 @@ func (a *Adopt) Do(ctx context.Context, f *Found, p Plan) error {
 			}
 		}
 	}
-	held, err := record.Acquire(a.Paths)
-	if err != nil {
-		return err
-	}
-	err = a.underLock(ctx, f, p, rendered, agentBefore.UnitFileState)
-	held.Release()
-	if err != nil {
+	if err := a.underLock(ctx, f, p, rendered, agentBefore.UnitFileState); err != nil {
 		return err
 	}
 	if _, err := a.Units.Enable(ctx, agentService); err != nil {
@@ -125,6 +119,11 @@ func (a *Adopt) Do(ctx context.Context, f *Found, p Plan) error {
 }
 
 func (a *Adopt) underLock(ctx context.Context, f *Found, p Plan, rendered systemd.Rendered, agentState string) error {
+	held, err := record.Acquire(a.Paths)
+	if err != nil {
+		return err
+	}
+	defer held.Release()
 	files := a.files()
 	kubeconfig, err := files.RenderKubeconfig(f.Server)
 	if err != nil {

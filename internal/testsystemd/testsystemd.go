@@ -207,6 +207,11 @@ func (m *Manager) run(ctx context.Context, name, op string) (systemd.Unit, error
 	m.mu.Lock()
 	m.calls = append(m.calls, op)
 	argv := slices.Concat(m.unit.ExecStart...)
+	if name != systemd.KubeletUnit {
+		m.calls[len(m.calls)-1] += " " + name
+		m.mu.Unlock()
+		return m.Unit(ctx, name)
+	}
 	loaded, running := m.unit.LoadState == "loaded", m.unit.Running()
 	m.mu.Unlock()
 	if !loaded {
