@@ -309,7 +309,7 @@ func TestWhatCannotBeTakenOverIsRefusedByNameAndNotTouched(t *testing.T) {
 	}{
 		{"an exec plugin", "exec", edit("users: [{name: u, user: {", "users: [{name: u, user: {exec: {command: aws}, ")},
 		{"a token", "token", edit("users: [{name: u, user: {", "users: [{name: u, user: {token: canary, ")},
-		{"impersonation", `unknown field \\"as\\"`, edit("users: [{name: u, user: {", "users: [{name: u, user: {as: admin, ")},
+		{"impersonation", `"as"`, edit("users: [{name: u, user: {", "users: [{name: u, user: {as: admin, ")},
 		{"several clusters", "2 clusters", edit("clusters: [", "clusters: [{name: other, cluster: {server: \"https://192.0.2.1\"}}, ")},
 		{"insecure", "insecure-skip-tls-verify", edit("clusters: [{name: k, cluster: {", "clusters: [{name: k, cluster: {insecure-skip-tls-verify: true, ")},
 		{"a proxy", "proxy-url", edit("clusters: [{name: k, cluster: {", "clusters: [{name: k, cluster: {proxy-url: \"http://x\", ")},

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
+	"strings"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
@@ -52,7 +53,7 @@ func ParseCredentials(data []byte, dir string) (c Credentials, err error) {
 		if errors.As(err, &kind) {
 			return c, fmt.Errorf("is no kubeconfig: %s has the wrong kind of value", fault.Quote(kind.Field))
 		}
-		return c, fmt.Errorf("has a setting that is not known here: %s", fault.Quote(err.Error()))
+		return c, fmt.Errorf("has a setting that is not known here: %s", strings.TrimPrefix(err.Error(), "json: unknown field "))
 	}
 	if file.Kind != "" && file.Kind != "Config" {
 		return c, errors.New("is no kubeconfig: kind is another one")

@@ -187,7 +187,7 @@ func resetEnd(p *reset.Plan, r *reset.Reset) string {
 		return fmt.Sprintf(`
 This machine is a template now: packages, %s and the token stay, each copy joins
 at its first boot with a key and a certificate of its own. Before it is copied:
-  put a token into %s that is valid then, or let each copy bring its own
+  the token in %s: whoever has the image has it; best remove it and give each copy its own
   empty /etc/machine-id (truncate --size 0 /etc/machine-id), or all copies have one
   remove what else is of one machine: host name, SSH host keys, pods of the runtime (crictl rmp -fa)
 If the template itself was a node: kubectl delete node %s

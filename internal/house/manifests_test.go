@@ -22,6 +22,7 @@ var manifests = map[string][]string{
 	"cluster-info.yaml":         {"ConfigMap"},
 	"join-flow.yaml":            {"PriorityLevelConfiguration", "FlowSchema", "FlowSchema"},
 	"kubelet-config.yaml":       {"ConfigMap", "Role", "RoleBinding"},
+	"node-deletes-itself.yaml":  {"ClusterRole", "ClusterRoleBinding"},
 	"node-join.yaml":            {"ClusterRoleBinding", "ClusterRoleBinding", "ClusterRoleBinding", "Role", "RoleBinding"},
 }
 
@@ -94,6 +95,14 @@ func judgeManifest(document string, roles []string) (kind, role string, err erro
 				err = fmt.Errorf("role %s allows more than to read one object", o.Name)
 			}
 		}
+	case "ClusterRole":
+		var o rbacv1.ClusterRole
+		version, err, role = "rbac.authorization.k8s.io/v1", strict(&o), o.Name
+		for _, rule := range o.Rules {
+			if !slices.Equal(rule.Resources, []string{"nodes"}) || !slices.Equal(rule.Verbs, []string{"delete"}) {
+				err = fmt.Errorf("role %s allows more than to delete Nodes", o.Name)
+			}
+		}
 	case "RoleBinding":
 		var o rbacv1.RoleBinding
 		version, err = "rbac.authorization.k8s.io/v1", strict(&o)
@@ -103,8 +112,8 @@ func judgeManifest(document string, roles []string) (kind, role string, err erro
 	case "ClusterRoleBinding":
 		var o rbacv1.ClusterRoleBinding
 		version, err = "rbac.authorization.k8s.io/v1", strict(&o)
-		if err == nil && (o.RoleRef.Kind != "ClusterRole" || !slices.Contains(builtIn, o.RoleRef.Name) || len(o.Subjects) != 1) {
-			err = fmt.Errorf("binds %s, which comes not with every API server", o.RoleRef.Name)
+		if err == nil && (o.RoleRef.Kind != "ClusterRole" || !slices.Contains(slices.Concat(builtIn, roles), o.RoleRef.Name) || len(o.Subjects) != 1) {
+			err = fmt.Errorf("binds %s, which comes neither with every API server nor stands above it", o.RoleRef.Name)
 		}
 	case "PriorityLevelConfiguration":
 		var o flowcontrolv1.PriorityLevelConfiguration
