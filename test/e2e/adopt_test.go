@@ -33,8 +33,8 @@ func digests(t *testing.T, ctx context.Context, m *machine.Machine, paths ...str
 	return mustRun(t, ctx, m, append([]string{"sha256sum"}, paths...)...)
 }
 
-// A node that the real kubeadm joined, with a pod that runs: the agent takes it
-// over with the same certificate and the same container, kubeadm goes on to upgrade
+// A node that the real kubeadm joined, with a process in a pod's cgroup: the agent takes it
+// over with the same certificate while that runs on, kubeadm goes on to upgrade
 // its configuration, and all of it can be undone.
 func TestANodeOfKubeadmsIsTakenOverAndGivenBack(t *testing.T) {
 	ctx := scenario(t, 5*time.Minute)
@@ -45,8 +45,7 @@ func TestANodeOfKubeadmsIsTakenOverAndGivenBack(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	pod := startOf(t, ctx, m, runPod(t, ctx, c, m))
-	pid, _, _ := strings.Cut(pod, " ")
+	pod := runPod(t, ctx, m)
 	installAgent(t, ctx, m)
 	kubeadms := []string{"/etc/kubernetes/kubelet.conf", "/var/lib/kubelet/config.yaml", "/var/lib/kubelet/kubeadm-flags.env", vendorUnitPath, vendorDropInPath}
 	files, serial := digests(t, ctx, m, kubeadms...), adoptedSerial(t, ctx, m)
@@ -56,8 +55,8 @@ func TestANodeOfKubeadmsIsTakenOverAndGivenBack(t *testing.T) {
 	}
 	stays := func(what string) {
 		t.Helper()
-		if now := startOf(t, ctx, m, pid); now != pod {
-			t.Errorf("%s: the container was %s and is %s", what, pod, now)
+		if now := podProcess(t, ctx, m); now != pod {
+			t.Errorf("%s: the pod's process was %s and is %s", what, pod, now)
 		}
 		if now := adoptedSerial(t, ctx, m); now != serial {
 			t.Errorf("%s: the certificate was %s and is %s", what, serial, now)

@@ -33,16 +33,15 @@ func TestANodeLeavesBecomesATemplateAndIsCopied(t *testing.T) {
 	}
 
 	t.Run("not while a pod runs", func(t *testing.T) {
-		pod := startOf(t, ctx, a, runPod(t, ctx, c, a))
+		pod := runPod(t, ctx, a)
 		result, err := a.Run(ctx, "bootstrap-agent", "reset", "--yes")
 		entry, _ := fault.Lookup(fault.MachineUnfit)
 		if err != nil || result.Code != entry.Exit || !strings.Contains(flat(result.Stderr), "kubectl drain "+a.Name) {
 			t.Errorf("%v, %+v", err, result)
 		}
 		t.Log(flat(result.Stderr))
-		pid, _, _ := strings.Cut(pod, " ")
-		if now := startOf(t, ctx, a, pid); now != pod {
-			t.Errorf("the container was %s and is %s", pod, now)
+		if now := podProcess(t, ctx, a); now != pod {
+			t.Errorf("the pod's process was %s and is %s", pod, now)
 		}
 		if s, err := statusOf(ctx, a); err != nil || s.Phase != agent.Joined {
 			t.Errorf("phase %s, %v", s.Phase, err)
@@ -74,7 +73,7 @@ func TestANodeLeavesBecomesATemplateAndIsCopied(t *testing.T) {
 		if _, err := c.Node(ctx, a.Name); !cluster.IsStatus(err, 404) {
 			t.Errorf("the Node: %v", err)
 		}
-		awaitNoPods(t, ctx, a)
+		endPod(t, ctx, a)
 		t.Log(mustRun(t, ctx, a, "bootstrap-agent", "reset", "--yes"))
 		checkLeft(t, ctx, a)
 		// Twice without harm.
@@ -223,11 +222,4 @@ func mustEventually(t *testing.T, ctx context.Context, m *machine.Machine, argv 
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-}
-
-// awaitNoPods waits until containerd has nothing of Kubernetes' and the kubelet has
-// unmounted all.
-func awaitNoPods(t *testing.T, ctx context.Context, m *machine.Machine) {
-	t.Helper()
-	mustEventually(t, ctx, m, "sh", "-c", "test -z \"$(ctr --namespace k8s.io tasks list --quiet)\" && ! grep -q ' /var/lib/kubelet/' /proc/self/mountinfo")
 }
