@@ -280,7 +280,7 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 		StartingKubelet:       a.start,
 		Registering:           a.register,
 	}
-	if a.fellBack(ctx, obs) || a.reissued(ctx, &obs) {
+	if obs.Copied == "" && (a.fellBack(ctx, obs) || a.reissued(ctx, &obs)) { // never with the pair of another machine
 		return false, nil
 	}
 	atRest := obs.Unit.HeldBack != "" || obs.Node.Deleted && obs.Healthy
