@@ -170,11 +170,11 @@ func (a *Adopt) underLock(ctx context.Context, f *Found, p Plan, rendered system
 	if err := p.Trust.Write(a.Paths); err != nil {
 		return err
 	}
-	return a.restart(ctx, f, p, rendered, manifest)
+	return a.restart(ctx, p, rendered, manifest)
 }
 
 // restart makes the kubelet run on what was written.
-func (a *Adopt) restart(ctx context.Context, f *Found, p Plan, rendered systemd.Rendered, manifest *record.Manifest) error {
+func (a *Adopt) restart(ctx context.Context, p Plan, rendered systemd.Rendered, manifest *record.Manifest) error {
 	existing, err := a.Units.Existing(ctx, a.Paths.Units)
 	if err != nil {
 		return err
