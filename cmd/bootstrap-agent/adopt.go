@@ -98,7 +98,7 @@ func (a *app) adopt(ctx context.Context, l *loader, dryRun, yes bool) error {
 	if err := a.print(adoptText(found, plan, changes, a.paths)); err != nil || dryRun {
 		return err
 	}
-	if err := a.confirm(ctx, yes, "Go on?"); err != nil {
+	if err := a.mustConfirm(ctx, yes); err != nil {
 		return err
 	}
 	if err := one.Do(ctx, found, plan); err != nil {
@@ -223,7 +223,7 @@ func (a *app) restoreAdopted(ctx context.Context, r *reset.Reset, now time.Time,
 	if err := a.print(b.String()); err != nil || f.dryRun {
 		return err
 	}
-	if err := a.confirm(ctx, f.yes, "Go on?"); err != nil {
+	if err := a.mustConfirm(ctx, f.yes); err != nil {
 		return err
 	}
 	if _, err := r.Restore(ctx, now); err != nil {

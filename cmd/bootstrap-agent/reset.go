@@ -85,7 +85,7 @@ func (a *app) reset(ctx context.Context, l *loader, f resetFlags) error {
 	if err := a.print(resetPlan(plan, r)); err != nil || f.dryRun {
 		return err
 	}
-	if err := a.confirm(ctx, f.yes, "Go on?"); err != nil {
+	if err := a.mustConfirm(ctx, f.yes); err != nil {
 		return err
 	}
 	if plan, err = r.Do(ctx); err != nil {
@@ -102,30 +102,20 @@ func (a *app) mustChangeMachine(command string) error {
 	return reset.Writable(a.paths)
 }
 
-// confirm asks a person; without one at a terminal --yes is the answer.
-func (a *app) confirm(ctx context.Context, yes bool, question string) error {
+// mustConfirm ends what a person does not want; without one at a terminal --yes is
+// the answer.
+func (a *app) mustConfirm(ctx context.Context, yes bool) error {
 	if yes {
 		return nil
 	}
 	if _, ok := terminal(a.stdin); !ok {
 		return usage("nobody is here to be asked: --yes goes on without, --dry-run only shows")
 	}
-	_, _ = fmt.Fprint(a.stderr, question+" [y/N] ")
-	answers := make(chan string, 1)
-	go func() { // a read of a terminal cannot be interrupted; after Ctrl-C it is left alone
-		buffer := make([]byte, 64)
-		n, _ := a.stdin.Read(buffer) // no answer is a no
-		answers <- strings.ToLower(strings.TrimSpace(string(buffer[:n])))
-	}()
-	select {
-	case <-ctx.Done():
-		return fmt.Errorf("cannot read the terminal: %w", ctx.Err())
-	case answer := <-answers:
-		if answer != "y" && answer != "yes" {
-			return errors.New("nothing was changed")
-		}
+	yes, err := a.confirm(ctx, "Go on? [y/N] ")
+	if err == nil && !yes {
+		err = errors.New("nothing was changed")
 	}
-	return nil
+	return err
 }
 
 // resetPlan tells what would be done.
