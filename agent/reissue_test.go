@@ -13,6 +13,7 @@ import (
 	corev1 "k8s.io/api/core/v1"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
+	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 	"github.com/bootstrap-agent/bootstrap-agent/kubelet"
@@ -36,6 +37,8 @@ func (r *rig) rotateCA() {
 		r.t.Fatal(err)
 	}
 	r.api.SignClientsWithServingCA()
+	// A rotation changes the pins, too: the record's grounds are others than the config's.
+	r.cfg.Pins = must(discovery.ParsePins([]string{r.api.Pin()}))
 	trust, manifest := must(record.ReadTrust(r.cfg.Paths)), must(record.ReadManifest(r.cfg.Paths))
 	trust.TakeCA(string(r.api.CA()), []string{r.api.Pin()})
 	manifest.Wrote(r.files().CACert(), r.api.CA())
@@ -131,12 +134,17 @@ func TestACertificateOfADroppedCAIsReplacedWithItselfAndWithoutAToken(t *testing
 	r := rotated(t)
 	old := r.pair()
 	calls := len(r.units.Calls())
+	config := must(os.ReadFile(r.files().ConfigFile()))
+	r.api.SetKubeletConfig("apiVersion: kubelet.config.k8s.io/v1beta1\nkind: KubeletConfiguration\nmaxPods: 7\n")
 	_, stop := r.start()
 	s := r.await("the new certificate", func(s Status) bool {
 		return s.Phase == Joined && s.Certificate.Serial != old.Serial && len(s.Notes) == 1
 	})
 	if !r.signedNow() {
 		t.Error("it is still one of the dropped CA")
+	}
+	if now := must(os.ReadFile(r.files().ConfigFile())); string(now) != string(config) {
+		t.Errorf("the cluster's kubelet-config was read anew:\n%s", now)
 	}
 	if got := r.units.Calls()[calls:]; !slices.Equal(got, []string{"stop", "start"}) {
 		t.Errorf("calls %v, want one restart", got)
