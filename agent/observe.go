@@ -276,7 +276,8 @@ func (a *Agent) hasNewPair(current Pair) (bool, error) {
 	if errors.Is(err, syscall.EIO) {
 		return false, err
 	}
-	if err != nil || current != PairUsable && a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
+	own := current == PairUsable || a.memory.reissue.back
+	if err != nil || !own && a.trust != nil && !sameGrounds(a.trust, a.cfg, a.fileDigest()) {
 		return false, nil //nolint:nilerr // missing, or no file of ours
 	}
 	return kubelet.JudgePair(data, a.cfg.NodeName, a.deps.Clock.Now()).Status == kubelet.PairUsable, nil

@@ -84,6 +84,7 @@ type reissue struct {
 	useless time.Duration // the last pause after an attempt that could not help
 	request *pendingAsked
 	failed  string
+	back    bool // the old pair is taken back
 }
 
 // reissueState says whether the pair in use is to be replaced, and when.
@@ -375,7 +376,7 @@ func (a *Agent) fellBack(ctx context.Context, o Observation) bool {
 		a.log.Warn("the API server refuses the new certificate, the old one is taken back")
 		// Not asked again at once: the same would come of it.
 		a.memory.reissue = reissue{
-			serial: judged.Serial, down: a.memory.reissue.down, due: now.Add(uselessMost),
+			serial: judged.Serial, down: a.memory.reissue.down, due: now.Add(uselessMost), back: true,
 			failed: "the API server refused the certificate that was to replace it",
 		}
 		a.closeNode() // which speaks with the refused one
