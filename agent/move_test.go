@@ -46,13 +46,13 @@ func (r *rig) mustUse(server string, moves int) {
 }
 
 func TestAServerThatClusterInfoNamesAnewIsFollowedSplayed(t *testing.T) {
-	r, _, _, two := behind(t, func(r *rig) { r.cfg.RestartSplay = 4 * time.Hour })
+	r, _, _, two := behind(t, func(r *rig) { r.cfg.RestartSplay = time.Hour })
 	two.open(r.api.Host())
 	r.api.SetClusterInfoServer(two.url())
 	s := r.await("the note", noted(fault.ServerOffered, "followed at"))
 	seen := s.Time
 	s = r.await("the move", at(two.url()))
-	if wait, want := s.Time.Sub(seen), splay("m1"+nodeName, 4*time.Hour); wait < want-5*time.Minute {
+	if wait, want := s.Time.Sub(seen), splay("m1"+nodeName, time.Hour); wait < want-5*time.Minute {
 		t.Errorf("moved after %s, its splay is %s", wait, want)
 	}
 	r.mustUse(two.url(), 1)
