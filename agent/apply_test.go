@@ -497,6 +497,7 @@ func TestACrashInTheMiddleOfAnApplyIsFinishedByTheNextRun(t *testing.T) {
 					r.edit(path, line)
 					old[path] = string(must(os.ReadFile(path)))
 				}
+				must(r.units.Restart(t.Context(), UnitName)) // it runs on what a person wrote
 				order := must(r.applies(Order{})).Agree(Order{})
 				if n := r.crashApply(order, at); at == 0 {
 					if points = n; points < 9 {
@@ -506,6 +507,11 @@ func TestACrashInTheMiddleOfAnApplyIsFinishedByTheNextRun(t *testing.T) {
 				r.mu.Lock()
 				r.statuses = nil
 				r.mu.Unlock()
+				if yesterday := time.Now().Add(-24 * time.Hour); at > 0 {
+					if err := os.Chtimes(r.cfg.Paths.OrderFile(), yesterday, yesterday); err != nil {
+						t.Errorf("point %d: what was begun is not on record: %v", at, err)
+					}
+				}
 				for path, before := range old {
 					got, err := os.ReadFile(path)
 					if err == nil && string(got) != before && !strings.Contains(want, fmt.Sprintf("%q", got)) {

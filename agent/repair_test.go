@@ -257,6 +257,7 @@ func TestACrashInTheMiddleOfARepairIsNoFight(t *testing.T) {
 		for path, line := range r.managed() {
 			r.edit(path, line)
 		}
+		must(r.units.Restart(t.Context(), UnitName)) // it runs on what a person wrote
 		r.crashRepair(at)
 		r.mu.Lock()
 		r.statuses = nil
