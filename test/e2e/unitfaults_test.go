@@ -22,6 +22,7 @@ import (
 
 // The fake kubelet of this scenario, see test/e2e/fakekubelet.
 const (
+	fakePath   = "/usr/local/bin/kubelet"
 	fakeDo     = "/run/fakekubelet.do"
 	fakeStarts = "/run/fakekubelet.starts"
 	theirs     = "/etc/systemd/system/kubelet.service.d/zz-theirs.conf"
@@ -43,7 +44,14 @@ type unitFaults struct {
 func TestWhateverBecomesOfTheKubeletsUnitIsSaidAndGoneOnFrom(t *testing.T) {
 	ctx := aside(t, 6*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
-	m := agentMachine(t, ctx, machine.Options{Name: "unit-faults", Kubelet: buildFakeKubelet(t)})
+	m := agentMachine(t, ctx, machine.Options{Name: "unit-faults", Kubelet: elsewhere})
+	program, err := os.ReadFile(buildFakeKubelet(t))
+	if err == nil {
+		err = m.WriteFile(ctx, fakePath, string(program), 0o755)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
 	labAgent(t, ctx, m, labSettings{})
 	f := &unitFaults{c, m, settings{endpoints: []string{c.Endpoint()}, pin: c.Pin(), token: newToken(t, ctx, c).String()}}
 	for _, part := range []struct {
@@ -62,12 +70,20 @@ func TestWhateverBecomesOfTheKubeletsUnitIsSaidAndGoneOnFrom(t *testing.T) {
 	} {
 		t.Run(part.name, func(t *testing.T) {
 			began := time.Now()
+			defer func() {
+				f.forget(t, ctx)
+				t.Logf("%.1f s", time.Since(began).Seconds())
+			}()
 			part.run(f, t, ctx)
-			unjoin(t, ctx, c, m)
-			mustRun(t, ctx, m, "sh", "-c", "rm -f "+strings.Join([]string{fakeDo, fakeStarts, theirs, agentLab}, " ")+"; systemctl daemon-reload")
-			t.Logf("%.1f s", time.Since(began).Seconds())
 		})
 	}
+}
+
+// forget makes the machine what it was.
+func (f *unitFaults) forget(t *testing.T, ctx context.Context) {
+	t.Helper()
+	unjoin(t, ctx, f.c, f.m)
+	mustRun(t, ctx, f.m, "sh", "-c", "rm -f "+strings.Join([]string{fakeDo, fakeStarts, theirs, agentLab}, " ")+"; systemctl daemon-reload")
 }
 
 // begin starts the agent, and again makes it look at once.
@@ -128,16 +144,16 @@ func (f *unitFaults) awaitKubelet(t *testing.T, ctx context.Context, state strin
 }
 
 func (f *unitFaults) noKubelet(t *testing.T, ctx context.Context) {
-	mustRun(t, ctx, f.m, "mv", "/usr/bin/kubelet", "/usr/bin/kubelet.away")
+	mustRun(t, ctx, f.m, "mv", fakePath, fakePath+".away")
 	f.begin(t, ctx)
-	f.says(t, ctx, fault.KubeletMissing, "/usr/bin/kubelet")
-	mustRun(t, ctx, f.m, "sh", "-c", "cp /usr/bin/kubelet.away /usr/bin/kubelet; chmod 0644 /usr/bin/kubelet")
+	f.says(t, ctx, fault.KubeletMissing, fakePath)
+	mustRun(t, ctx, f.m, "sh", "-c", "cp "+fakePath+".away "+fakePath+"; chmod 0644 "+fakePath)
 	f.again(t, ctx)
 	f.says(t, ctx, fault.KubeletMissing, "execut")
 	if made := csrsOf(t, ctx, f.c, tokenFrom(f.good)); len(made) != 0 {
 		t.Errorf("without a kubelet there are requests: %q", made)
 	}
-	mustRun(t, ctx, f.m, "mv", "/usr/bin/kubelet.away", "/usr/bin/kubelet")
+	mustRun(t, ctx, f.m, "mv", fakePath+".away", fakePath)
 	f.again(t, ctx)
 	f.registers(t, ctx)
 }
@@ -150,7 +166,7 @@ func (f *unitFaults) overridden(t *testing.T, ctx context.Context) {
 		t.Errorf("kubelet.service is %s", state)
 	}
 	mustRun(t, ctx, f.m, "systemctl", "unmask", "--quiet", "kubelet.service")
-	f.kubeletDoes(t, ctx, "", "[Service]\nExecStart=\nExecStart=/usr/bin/kubelet --theirs\n")
+	f.kubeletDoes(t, ctx, "", "[Service]\nExecStart=\nExecStart="+fakePath+" --theirs\n")
 	f.again(t, ctx)
 	f.says(t, ctx, fault.UnitOverridden, theirs)
 	if text, err := f.m.ReadFile(ctx, theirs); err != nil || !strings.Contains(text, "--theirs") {
@@ -192,44 +208,49 @@ func (f *unitFaults) reexecuted(t *testing.T, ctx context.Context) {
 	}
 }
 
+// jobFails: each time it is the first start of a kubelet on that machine; later
+// ones are systemd's own, by Restart=.
 func (f *unitFaults) jobFails(t *testing.T, ctx context.Context) {
-	f.kubeletDoes(t, ctx, "exit", "")
-	before := csrsOf(t, ctx, f.c, tokenFrom(f.good))
-	f.begin(t, ctx)
-	f.says(t, ctx, fault.KubeletFailed, "start job failed (result exit-code", "told to fail")
-
-	f.kubeletDoes(t, ctx, "hang", "[Service]\nTimeoutStartSec=2s\n")
-	f.again(t, ctx)
-	f.says(t, ctx, fault.KubeletFailed, "ran into its timeout")
-
-	f.kubeletDoes(t, ctx, "hang", "")
-	f.again(t, ctx)
-	f.awaitKubelet(t, ctx, "activating")
-	err := await.Until(ctx, "the start job", 50*time.Millisecond, func(ctx context.Context) error {
-		result, err := f.m.Run(ctx, "systemctl", "list-jobs", "--no-legend", "kubelet.service")
-		if err == nil && !strings.Contains(result.Stdout, "start") {
-			err = fmt.Errorf("jobs: %q", result.Stdout)
-		}
-		return err
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	mustRun(t, ctx, f.m, "systemctl", "stop", "kubelet.service")
-	f.says(t, ctx, fault.KubeletFailed, "was cancelled")
-
 	if err := f.m.WriteFile(ctx, "/etc/systemd/system/broken.service", "[Service]\nType=oneshot\nExecStart=/bin/false\n", 0o644); err != nil {
 		t.Fatal(err)
 	}
-	f.kubeletDoes(t, ctx, "", "[Unit]\nRequires=broken.service\nAfter=broken.service\n")
-	f.again(t, ctx)
-	f.says(t, ctx, fault.KubeletFailed, "a unit that it requires failed")
-
+	for _, row := range []struct {
+		result, how, dropIn string
+		says                []string
+	}{
+		{"failed", "exit", "", []string{"start job failed (result exit-code", "told to fail"}},
+		{"timeout", "hang", "[Service]\nTimeoutStartSec=2s\n", []string{"start job ran into its timeout"}},
+		{"canceled", "hang", "", []string{"start job was cancelled"}},
+		{"dependency", "", "[Unit]\nRequires=broken.service\nAfter=broken.service\n", []string{"a unit that it requires failed"}},
+	} {
+		f.forget(t, ctx)
+		f.kubeletDoes(t, ctx, row.how, row.dropIn)
+		cursor := cursorOf(t, ctx, f.m)
+		f.begin(t, ctx)
+		if row.result == "canceled" {
+			f.awaitKubelet(t, ctx, "activating")
+			mustRun(t, ctx, f.m, "systemctl", "stop", "kubelet.service")
+		}
+		// In the journal: the status soon shows what systemd has made of it since.
+		err := await.Until(ctx, row.result+" in the journal", 100*time.Millisecond, func(context.Context) error {
+			said := strings.Join(journalSince(t, ctx, f.m, cursor, "_COMM=bootstrap-agent"), "\n")
+			for _, part := range append(row.says, string(fault.KubeletFailed)) {
+				if !strings.Contains(said, part) {
+					return fmt.Errorf("no %q in\n%s", part, said)
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	before := csrsOf(t, ctx, f.c, tokenFrom(f.good))
 	f.kubeletDoes(t, ctx, "", "")
 	f.again(t, ctx)
 	f.registers(t, ctx)
-	if made := csrsOf(t, ctx, f.c, tokenFrom(f.good)); len(made) != len(before)+1 {
-		t.Errorf("%d requests for one join", len(made)-len(before))
+	if made := csrsOf(t, ctx, f.c, tokenFrom(f.good)); len(made) != len(before) {
+		t.Errorf("a failed start cost %d requests", len(made)-len(before))
 	}
 }
 
@@ -246,7 +267,7 @@ func (f *unitFaults) stopped(t *testing.T, ctx context.Context) {
 	const rounds = 10
 	out, err := f.m.RunScript(ctx, `for round in $(seq `+strconv.Itoa(rounds)+`); do
   systemctl start --no-block `+agentUnit+`
-  sleep 0.$(printf %03d $((RANDOM % 500)))
+  sleep 0.$(printf %03d $((RANDOM % 1000)))
   began=$(date +%s%N)
   systemctl stop `+agentUnit+`
   echo "$(( ($(date +%s%N) - began) / 1000000 )) $(systemctl show --property=Result,ExecMainStatus --value `+agentUnit+` | tr '\n' ' ')"
@@ -262,20 +283,32 @@ done`)
 	if len(lines) != rounds {
 		t.Errorf("files were left behind")
 	}
+	inOrder := 0
 	for _, line := range lines {
-		took, rest, _ := strings.Cut(line, " ")
-		if ms, err := strconv.Atoi(took); err != nil || time.Duration(ms)*time.Millisecond > stopWithin || strings.TrimSpace(rest) != "0 success" && strings.TrimSpace(rest) != "success 0" {
+		var ms, code int
+		var result string
+		_, err := fmt.Sscanf(line, "%d %s %d", &ms, &result, &code)
+		// 15: SIGTERM came before the program had begun.
+		if err != nil || time.Duration(ms)*time.Millisecond > stopWithin || result != "success" || code != 0 && code != 15 {
 			t.Errorf("a stop: %s", line)
 		}
+		if code == 0 {
+			inOrder++
+		}
+	}
+	if inOrder == 0 {
+		t.Error("no stop came after the program had begun: this proves nothing")
 	}
 }
 
-// slowDisk: the start of the agent's unit does not wait for the disk, so a
-// timeout that is far too short for the join does it no harm.
+// slowDisk: the start of the agent's unit does not wait for the disk. strace makes
+// each fsync take a while, those in /run too, which are quick in life; none but
+// those comes before READY=1, and a timeout that is too short for the join does it
+// no harm.
 func (f *unitFaults) slowDisk(t *testing.T, ctx context.Context) {
-	const timeout = 4 * time.Second
+	const timeout = 8 * time.Second
 	prepare(t, ctx, f.m, f.good)
-	wait := "/run/traced-unit-faults"
+	const wait = "/run/traced-unit-faults"
 	if err := f.m.WriteFile(ctx, agentLab, fmt.Sprintf("[Service]\nTimeoutStartSec=%d\nExecStart=\nExecStart=/bin/sh -c 'while ! test -e %s; do sleep 0.02; done; exec %s run'\n",
 		int(timeout.Seconds()), wait, agentPath), 0o644); err != nil {
 		t.Fatal(err)
@@ -283,7 +316,9 @@ func (f *unitFaults) slowDisk(t *testing.T, ctx context.Context) {
 	mustRun(t, ctx, f.m, "systemctl", "daemon-reload")
 	mustRun(t, ctx, f.m, "systemctl", "start", "--no-block", agentUnit)
 	began := time.Now()
-	trace := exec.CommandContext(ctx, "strace", "-f", "-q", "-p", strconv.Itoa(hostPID(t, ctx, wait)), "-e", "trace=fsync", "-e", "inject=fsync:delay_enter=1000000", "-o", filepath.Join(t.TempDir(), "trace"))
+	log := filepath.Join(t.TempDir(), "trace")
+	trace := exec.CommandContext(ctx, "strace", "-f", "-q", "-y", "-p", strconv.Itoa(hostPID(t, ctx, wait)), "-o", log,
+		"-e", "trace=fsync,write,sendto,sendmsg", "-e", "inject=fsync:delay_enter=700000")
 	if err := trace.Start(); err != nil {
 		t.Fatalf("cannot slow the disk down: %v (test/machine/prepare.sh installs strace)", err)
 	}
@@ -301,11 +336,21 @@ func (f *unitFaults) slowDisk(t *testing.T, ctx context.Context) {
 	if joined < timeout {
 		t.Errorf("the disk was not slow: this proves nothing")
 	}
-	if active >= timeout {
-		t.Errorf("the unit waited for the disk")
-	}
 	if props := unitProps(t, ctx, f.m, agentUnit, "NRestarts", "ActiveState"); props["NRestarts"] != "0" || props["ActiveState"] != "active" {
 		t.Errorf("the agent: %v", props)
+	}
+	text, err := os.ReadFile(log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	early, late, ready := strings.Cut(string(text), `"READY=1`)
+	if !ready || !strings.Contains(late, "</var/lib/bootstrap-agent") {
+		t.Fatalf("strace saw no READY=1 and then a write to the disk:\n%.4000s", text)
+	}
+	for line := range strings.Lines(early) {
+		if strings.Contains(line, "fsync(") && !strings.Contains(line, "</run/") {
+			t.Errorf("before READY=1: %s", line)
+		}
 	}
 }
 
