@@ -37,7 +37,7 @@ type hands struct {
 	newer func() ([]byte, error) // an agent with another template
 }
 
-// What a person does to a joined node is reported within the minute (a second of
+// What a person does to a joined node is reported within the minute (half a second of
 // the lab's), left alone, and no drift any more when it is undone; `apply` and
 // `repair: true` bring it back with one restart of the kubelet; observe and exit
 // do what they say. Nothing of it starts what a person holds back, or registers
@@ -57,7 +57,7 @@ func TestThePersonActsAndTheAgentStaysOutOfTheWay(t *testing.T) {
 
 	h.token = newToken(t, ctx, h.c)
 	h.m = readyMachine(t, ctx, h.c, machine.Options{Name: "hands-off"}, h.token)
-	labAgent(t, ctx, h.m, labSettings{Pace: map[string]string{"LocalCheck": "1s", "APICheck": "3s", "EagerFirst": "1s"}})
+	labAgent(t, ctx, h.m, labSettings{Pace: map[string]string{"LocalCheck": "500ms", "APICheck": "3s", "EagerFirst": "1s"}})
 	appendConfig(t, ctx, h.m, "restartSplay: 0s\n")
 	mustRun(t, ctx, h.m, "systemctl", "enable", "--quiet", "--now", agentUnit)
 	s := awaitStatus(t, ctx, h.m, "the join", 60*time.Second, inPhase(agent.Joined))
@@ -97,7 +97,7 @@ func TestThePersonActsAndTheAgentStaysOutOfTheWay(t *testing.T) {
 }
 
 // looks is long enough for the agent to have looked twice.
-const looks = 2100 * time.Millisecond
+const looks = 1200 * time.Millisecond
 
 func (h *hands) await(t *testing.T, ctx context.Context, what string, want func(agent.Status) bool) agent.Status {
 	t.Helper()
