@@ -28,8 +28,8 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testsystemd"
 	kubeletfiles "github.com/bootstrap-agent/bootstrap-agent/kubelet"
-	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 	"github.com/bootstrap-agent/bootstrap-agent/test/cluster"
+	"github.com/bootstrap-agent/bootstrap-agent/test/standin"
 )
 
 // hostAgent is the agent on a machine that is a folder of this host: its rooms
@@ -45,6 +45,8 @@ type hostAgent struct {
 	cfg  agent.Config
 	deps agent.Deps
 
+	units *testsystemd.Manager
+
 	token string // path of the token file
 	stop  func() error
 
@@ -59,67 +61,38 @@ var quickPace = agent.Pace{
 	Backstop: 2 * time.Second, Signed: 2 * time.Second, Slow: time.Second, Blocked: time.Second,
 }
 
-// newHostAgent prepares a machine on which nothing has happened. Its fields may
-// be changed until it is started.
-func newHostAgent(t *testing.T, ctx context.Context, c *cluster.Cluster, name string, token cluster.Token, endpoints ...string) *hostAgent {
+// newHostAgent prepares a machine on which nothing has happened, which finds the
+// cluster at the endpoint, or at its own. Its fields may be changed until it is
+// started.
+func newHostAgent(t *testing.T, ctx context.Context, c *cluster.Cluster, name string, token cluster.Token, endpoint ...string) *hostAgent {
 	t.Helper()
 	dir := t.TempDir()
 	h := &hostAgent{t: t, ctx: ctx, c: c, token: filepath.Join(dir, "token"), stop: func() error { return nil }}
-	paths := agent.Paths{State: dir + "/state", Run: dir + "/run", Kubelet: dir + "/kubelet", Units: dir + "/units", Etc: dir + "/etc"}
-	binary := dir + "/kubelet-binary"
-	if err := os.Mkdir(paths.Units, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(binary, []byte("#!/bin/true\n"), 0o700); err != nil { // it is looked for, and never run
-		t.Fatal(err)
-	}
-	h.setToken(token)
-	if len(endpoints) == 0 {
-		endpoints = []string{c.Endpoint()}
-	}
-	pins, err := discovery.ParsePins([]string{c.Pin()})
+	endpoint = append(endpoint, c.Endpoint())
+	who := agent.ReadMachine("/", "")
+	m, err := standin.New(standin.Options{
+		Folder: dir, NodeName: name, Endpoint: endpoint[0], Token: token.String(), Pin: c.Pin(), Who: who,
+		OnStart: func([]string) error { return h.register(who.BootID) },
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h.cfg = agent.Config{
-		Tokens: []agent.TokenSource{agent.TokenFile(h.token)}, Pins: pins, NodeName: name, AfterJoin: agent.AfterJoinHeal,
-		Paths: paths, Kubelet: agent.KubeletConfig{RuntimeEndpoint: "unix:///run/containerd/containerd.sock"},
-	}
-	for _, text := range endpoints {
-		endpoint, err := discovery.ParseEndpoint(text)
-		if err != nil {
-			t.Fatal(err)
-		}
-		h.cfg.Endpoints = append(h.cfg.Endpoints, endpoint)
-	}
+	h.cfg, h.deps, h.units = m.Config, m.Deps, m.Units
+	h.setToken(token)
+	h.cfg.Tokens, h.cfg.AfterJoin = []agent.TokenSource{agent.TokenFile(h.token)}, agent.AfterJoinHeal
 	log := logrus.New()
 	log.SetOutput(t.Output())
 	log.SetLevel(logrus.DebugLevel)
-	who := agent.ReadMachine("/", "")
-	h.deps = agent.Deps{
-		Discoverer: &discovery.Discoverer{Log: log},
-		Connect: func(id agent.Identity) (agent.API, error) {
-			return apiclient.New(apiclient.Options{
-				Server: id.Server, CA: id.CA, Bearer: id.Bearer, CertPEM: id.Pair, KeyPEM: id.Pair, PingAfter: 2 * time.Second,
-			})
-		},
-		Units:  &testsystemd.Manager{Monotonic: agent.Monotonic, OnStart: func([]string) error { return h.register(who.BootID) }},
-		Notify: systemd.NewNotifier("", 0), Health: func(ctx context.Context, _ string) error { return ctx.Err() },
-		Clock: agent.SystemClock{}, Pace: quickPace, Log: log, Version: "e2e", Machine: who,
-		Host: agent.Host{
-			Host: kubeletfiles.Host{Root: dir}, Binaries: []string{binary}, Runtimes: kubeletfiles.Runtimes(),
-			AskRuntime: func(ctx context.Context, _ string) (kubeletfiles.Answer, error) {
-				return kubeletfiles.Answer{}, ctx.Err()
-			},
-			RunKubelet: func(ctx context.Context, _ string, _ ...string) ([]byte, error) {
-				return []byte("Kubernetes v1.36.3\n"), ctx.Err()
-			},
-		},
-		OnStatus: func(s agent.Status) {
-			h.mu.Lock()
-			defer h.mu.Unlock()
-			h.statuses = append(h.statuses, s)
-		},
+	h.deps.Log, h.deps.Discoverer, h.deps.Pace = log, &discovery.Discoverer{Log: log}, quickPace
+	h.deps.Connect = func(id agent.Identity) (agent.API, error) {
+		options := standin.ClientOptions(id)
+		options.PingAfter = 2 * time.Second
+		return apiclient.New(options)
+	}
+	h.deps.OnStatus = func(s agent.Status) {
+		h.mu.Lock()
+		defer h.mu.Unlock()
+		h.statuses = append(h.statuses, s)
 	}
 	t.Cleanup(func() {
 		_ = h.stop() // perhaps for the second time
@@ -212,7 +185,7 @@ func (h *hostAgent) nothingForTheKubelet() {
 			h.t.Errorf("%s is there", path)
 		}
 	}
-	if calls := h.deps.Units.(*testsystemd.Manager).Calls(); slices.Contains(calls, "start") {
+	if calls := h.units.Calls(); slices.Contains(calls, "start") {
 		h.t.Errorf("the kubelet was started: %v", calls)
 	}
 }
