@@ -75,7 +75,7 @@ func New(name string, to Cluster) (*Machine, error) {
 	faults := []error{
 		os.Mkdir(m.Spec.Paths.Units, 0o755),
 		os.WriteFile(m.Spec.TokenFile, []byte(to.Token+"\n"), 0o600),
-		os.WriteFile(m.Spec.Kubelet, []byte("#!/bin/true\n"), 0o700), //nolint:gosec // it is a program
+		os.WriteFile(m.Spec.Kubelet, []byte("#!/bin/true\n"), 0o700),
 	}
 	if err := errors.Join(faults...); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))

@@ -53,7 +53,7 @@ func ReadTrace(path string) (Trace, error) {
 	for n := 1; ; n++ {
 		line, err := lines.ReadString('\n')
 		if err != nil {
-			return trace, nil //nolint:nilerr // the end
+			return trace, nil // the end
 		}
 		thread, text, ok := strings.Cut(strings.TrimRight(line, "\n"), " ")
 		text = strings.TrimLeft(text, " ")

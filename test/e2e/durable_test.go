@@ -112,7 +112,7 @@ func traced(t *testing.T, m *crash.Machine) crash.Trace {
 // or a kubeconfig without its key; and an agent that is started on such a disk
 // joins, with one request more at most.
 func TestAPowerCutAtAnyInstantIsSurvived(t *testing.T) {
-	ctx := scenario(t, 10*time.Minute)
+	ctx := aside(t, 10*time.Minute)
 	needStrace(t, ctx)
 	m, api := scratchNode(t)
 	trace := traced(t, m)
@@ -188,7 +188,7 @@ func afterPowerCut(m *crash.Machine, api *testapi.Server, cut crash.PowerCut, ha
 // in its own unit and sandbox with strace, from outside the machine, while it joins
 // the real control plane and talks to the real systemd (F28, F29).
 func TestOnAMachineEveryFileIsDurableBeforeWhatDependsOnIt(t *testing.T) {
-	ctx := scenario(t, 3*time.Minute)
+	ctx := aside(t, 3*time.Minute)
 	needStrace(t, ctx)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	m := readyMachine(t, ctx, c, machine.Options{Name: "traced"}, newToken(t, ctx, c))

@@ -40,7 +40,7 @@ const killsAtOnce = 2
 // on the files that lie there, it made one request, and one more at most where a
 // file was damaged; and at no moment did a kubeconfig lie there whose key did not.
 func TestAnAgentKilledAtAnyInstantJoinsAfterAll(t *testing.T) {
-	ctx := scenario(t, time.Minute+time.Duration(*crashSeeds)*10*time.Second)
+	ctx := aside(t, time.Minute+time.Duration(*crashSeeds)*10*time.Second)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	seeds := []uint64{*crashSeed}
 	if *crashSeed == 0 {

@@ -26,7 +26,7 @@ import (
 // for no second certificate and starts no kubelet anew; and it goes on when the disk
 // reads again.
 func TestAFileThatCannotBeReadIsSaidAndNotOverwritten(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	needStrace(t, ctx)
 	m, api := scratchNode(t)
 	trace := traced(t, m)
