@@ -163,12 +163,12 @@ release: ## dist/release: packages of both architectures, SBOMs, repositories, s
 e2e: kube ## scenarios on a real control plane and real machines (E2E_RUN=Regexp)
 	@code=0; test/machine/prepare.sh || code=$$?; \
 	if [ "$$code" = 3 ]; then \
-		echo "skipped: scenarios on machines (the reason is the line above)"; packages=./test/cluster/...; \
+		echo "skipped: scenarios on machines (the reason is the line above)"; packages="./test/cluster/... ./test/hostile/..."; \
 	elif [ "$$code" != 0 ]; then exit "$$code"; \
 	elif [ "$$(id -u)" != 0 ]; then \
-		echo "skipped: scenarios on machines: they need root (mounts and namespaces)"; packages=./test/cluster/...; \
+		echo "skipped: scenarios on machines: they need root (mounts and namespaces)"; packages="./test/cluster/... ./test/hostile/..."; \
 	elif ! command -v apt-get >/dev/null; then \
-		echo "skipped: scenarios on machines: they are made with debootstrap, on a Debian host"; packages=./test/cluster/...; \
+		echo "skipped: scenarios on machines: they are made with debootstrap, on a Debian host"; packages="./test/cluster/... ./test/hostile/..."; \
 	else \
 		packages='$(E2E_PACKAGES)'; if [ ! -e '$(DEB)' ]; then $(MAKE) package; fi; \
 	fi; \

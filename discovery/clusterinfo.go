@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"slices"
+	"strings"
 
 	"go.yaml.in/yaml/v3"
 
@@ -15,8 +16,51 @@ import (
 
 // configMap is what is read of the API server's answer.
 type configMap struct {
-	Kind string            `json:"kind"`
-	Data map[string]string `json:"data"`
+	Kind string `json:"kind"`
+	Data data   `json:"data"`
+}
+
+// data is the part of a ConfigMap's data that is of interest. A stranger may fill
+// it with as many keys as fit: kept whole, they would take twenty times the room
+// of their text.
+type data map[string]string
+
+// maxTokenID is far more than a token's id has (6); longer ones are no ids.
+const maxTokenID = 64
+
+// UnmarshalJSON keeps the kubeconfig and its signatures, and drops the rest
+// while it reads.
+func (d *data) UnmarshalJSON(text []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(text))
+	if start, err := dec.Token(); err != nil || start == nil {
+		return err // null is no data
+	} else if start != json.Delim('{') {
+		return errors.New("data is no object")
+	}
+	kept := data{}
+	for dec.More() {
+		key, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		name, _ := key.(string) // an object's key is nothing else
+		value, err := dec.Token()
+		if err != nil {
+			return err
+		}
+		if value == nil { // as a map of strings reads it
+			value = ""
+		}
+		content, isText := value.(string)
+		if !isText {
+			return fmt.Errorf("data.%s is no text", printable(name))
+		}
+		if id, signature := strings.CutPrefix(name, signaturePrefix); signature && len(id) <= maxTokenID || name == kubeconfigKey {
+			kept[name] = content
+		}
+	}
+	*d = kept
+	return nil
 }
 
 // parseConfigMap reads the answer. It checks no more than that it is a
@@ -54,8 +98,23 @@ func parseKubeconfig(text string) (clusterEntry, error) {
 	return c, nil
 }
 
+// maxMarks bounds what begins a new thing in YAML: a list's entry, a field, a
+// comment. A kubeconfig with one cluster has some dozens, and the base64 of its
+// CAs none. The parser makes a hundred bytes and more of each, so a megabyte of
+// "1,1,1" would be hundreds of them.
+const maxMarks = 1000
+
 func decodeKubeconfig(text []byte) (clusterEntry, error) {
 	var none clusterEntry
+	marks := 0
+	for _, c := range text {
+		if bytes.IndexByte([]byte(",:?-#[{"), c) >= 0 {
+			marks++
+		}
+	}
+	if marks > maxMarks {
+		return none, fmt.Errorf("has %d marks like , : - [ in it; one cluster needs no more than %d", marks, maxMarks)
+	}
 	root, err := oneDocument(text)
 	if err != nil {
 		return none, err

@@ -4,6 +4,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"strings"
 	"testing"
 
@@ -16,20 +17,24 @@ func TestParseConfigMap(t *testing.T) {
 		reason fault.Reason
 		says   string
 	}{
-		"good":                  {`{"kind":"ConfigMap","data":{"kubeconfig":"x"}}`, "", ""},
-		"HTML":                  {"<html>\x1b[2J</html>", fault.ServerError, "no JSON"},
-		"empty":                 {"", fault.ServerError, "no JSON"},
-		"cut off":               {`{"kind":"ConfigMap","data":{"kube`, fault.ServerError, "no JSON"},
-		"text after it":         {`{"kind":"ConfigMap","data":{"kubeconfig":"x"}} {}`, fault.ServerError, "no JSON"},
-		"a list":                {`[]`, fault.ServerError, "no JSON that fits"},
-		"a Status":              {`{"kind":"Status","message":"no"}`, fault.ServerError, `kind "Status"`},
-		"a kind with escapes":   {`{"kind":"\u001b[2J\n"}`, fault.ServerError, `\x1b[2J\n`},
-		"data of another type":  {`{"kind":"ConfigMap","data":{"kubeconfig":1}}`, fault.ServerError, "no JSON that fits"},
-		"no data":               {`{"kind":"ConfigMap"}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
-		"no kubeconfig key":     {`{"kind":"ConfigMap","data":{"other":"x"}}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
-		"empty kubeconfig":      {`{"kind":"ConfigMap","data":{"kubeconfig":""}}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
-		"in binaryData instead": {`{"kind":"ConfigMap","binaryData":{"kubeconfig":"eA=="}}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
-		"deep nesting":          {strings.Repeat("[", 20000), fault.ServerError, "no JSON"},
+		"good":                       {`{"kind":"ConfigMap","data":{"kubeconfig":"x"}}`, "", ""},
+		"HTML":                       {"<html>\x1b[2J</html>", fault.ServerError, "no JSON"},
+		"empty":                      {"", fault.ServerError, "no JSON"},
+		"cut off":                    {`{"kind":"ConfigMap","data":{"kube`, fault.ServerError, "no JSON"},
+		"text after it":              {`{"kind":"ConfigMap","data":{"kubeconfig":"x"}} {}`, fault.ServerError, "no JSON"},
+		"a list":                     {`[]`, fault.ServerError, "no JSON that fits"},
+		"a Status":                   {`{"kind":"Status","message":"no"}`, fault.ServerError, `kind "Status"`},
+		"a kind with escapes":        {`{"kind":"\u001b[2J\n"}`, fault.ServerError, `\x1b[2J\n`},
+		"data of another type":       {`{"kind":"ConfigMap","data":{"kubeconfig":1}}`, fault.ServerError, "no JSON that fits"},
+		"other data of another type": {`{"kind":"ConfigMap","data":{"kubeconfig":"x","y":[1]}}`, fault.ServerError, "data.y is no text"},
+		"data is a list":             {`{"kind":"ConfigMap","data":["kubeconfig","x"]}`, fault.ServerError, "data is no object"},
+		"null among the data":        {`{"kind":"ConfigMap","data":{"y":null,"kubeconfig":"x"}}`, "", ""},
+		"null for data":              {`{"kind":"ConfigMap","data":null}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
+		"no data":                    {`{"kind":"ConfigMap"}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
+		"no kubeconfig key":          {`{"kind":"ConfigMap","data":{"other":"x"}}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
+		"empty kubeconfig":           {`{"kind":"ConfigMap","data":{"kubeconfig":""}}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
+		"in binaryData instead":      {`{"kind":"ConfigMap","binaryData":{"kubeconfig":"eA=="}}`, fault.ClusterInfoInvalid, "data.kubeconfig"},
+		"deep nesting":               {strings.Repeat("[", 20000), fault.ServerError, "no JSON"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			data, err := parseConfigMap([]byte(tc.body))
@@ -41,6 +46,15 @@ func TestParseConfigMap(t *testing.T) {
 			}
 			wantReason(t, err, tc.reason, tc.says)
 		})
+	}
+}
+
+// T3: what a stranger adds to cluster-info is not kept.
+func TestOnlyTheKubeconfigAndItsSignaturesAreKept(t *testing.T) {
+	got, err := parseConfigMap([]byte(`{"kind":"ConfigMap","data":{"kubeconfig":"x","jws-kubeconfig-abcdef":"y","other":"z",
+		"jws-kubeconfig-` + strings.Repeat("x", 65) + `":"w","kubeconfig ":"v"}}`))
+	if err != nil || !maps.Equal(got, map[string]string{kubeconfigKey: "x", signaturePrefix + "abcdef": "y"}) {
+		t.Errorf("%v, %v", got, err)
 	}
 }
 
@@ -155,7 +169,10 @@ func TestParseKubeconfigRefusesAndNamesTheField(t *testing.T) {
 		"YAML with escapes in it":   {"{\x1b[2J", "is no YAML"},
 		"binary":                    {"\x00\x01\x02", "is no YAML"},
 		"not UTF-8":                 {"clusters: \xff\xfe", "is no YAML"},
-		"deep nesting":              {strings.Repeat("[", 20000), "is no YAML"},
+		"nesting":                   {strings.Repeat("[", 900), "is no YAML"},
+		"deep nesting":              {strings.Repeat("[", 20000), "has 20000 marks"},
+		"a megabyte of entries":     {"clusters: [" + strings.Repeat("1,", 500<<10) + "1]", "marks like"},
+		"a megabyte of comments":    {"clusters: []\n" + strings.Repeat("#\n", 500<<10), "marks like"},
 		"a custom tag on the whole": {"!!python/object:os.system {clusters: []}", "clusters is missing or empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -199,6 +216,16 @@ func FuzzParseConfigMap(f *testing.F) {
 		}
 		if err != nil && strings.ContainsAny(err.Error(), "\n\r\x1b\x00") {
 			t.Fatalf("unclean error %q", err)
+		}
+		// What is kept is what a plain reader would see.
+		var plain struct{ Data map[string]string }
+		if err == nil && json.Unmarshal(b, &plain) != nil {
+			t.Fatalf("accepted what is no map of strings: %v", data)
+		}
+		for name, value := range data {
+			if plain.Data[name] != value {
+				t.Fatalf("%q is %q, plainly %q", name, value, plain.Data[name])
+			}
 		}
 	})
 }

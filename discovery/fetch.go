@@ -92,7 +92,7 @@ func (d *Discoverer) ask(ctx context.Context, req Request, target string, n *cou
 		a.date = time.Time{}
 	}
 	seen.ServerTime, seen.LocalTime = a.date, a.local
-	seen.Peer = reportAll(a.peer, Pins{})
+	seen.Peer = reportAll(a.peer[:min(len(a.peer), maxReportedPeers)], Pins{})
 	err = read(ctx, resp, a)
 	if _, known := fault.As(err); err != nil && !known {
 		err = wire.classify(ctx, err)

@@ -3,6 +3,8 @@ package discovery
 import (
 	"context"
 	"crypto/x509"
+	"fmt"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
@@ -96,9 +98,7 @@ func (d *Discoverer) Inspect(ctx context.Context, req Request) (*Report, error) 
 	}
 	running.Wait()
 	for i := range r.Endpoints {
-		for k, id := range r.Endpoints[i].SignedFor {
-			r.Endpoints[i].SignedFor[k] = printable(id)
-		}
+		r.Endpoints[i].SignedFor = reportList(r.Endpoints[i].SignedFor, maxReported)
 	}
 	err = decide(ctx, req.Endpoints, r.Endpoints, errs)
 	for _, f := range found {
@@ -111,6 +111,26 @@ func (d *Discoverer) Inspect(ctx context.Context, req Request) (*Report, error) 
 	return r, err
 }
 
+// What a report holds of a list that a server has made. A cluster with hundreds
+// of tokens is real, a chain or a name without end is not.
+const (
+	maxReported      = 500
+	maxReportedNames = 50
+	maxReportedPeers = 10
+)
+
+// reportList makes a server's words printable, and no more than most of them.
+func reportList(list []string, most int) []string {
+	var out []string
+	for i, s := range list {
+		if i == most {
+			return append(out, fmt.Sprintf("and %d more", len(list)-most))
+		}
+		out = append(out, printable(s))
+	}
+	return out
+}
+
 func reportAll(certs []*x509.Certificate, pins Pins) []CertificateReport {
 	var out []CertificateReport
 	for _, c := range certs {
@@ -118,12 +138,11 @@ func reportAll(certs []*x509.Certificate, pins Pins) []CertificateReport {
 			Subject: printable(c.Subject.String()), Issuer: printable(c.Issuer.String()),
 			NotBefore: c.NotBefore, NotAfter: c.NotAfter, Pin: SPKIPin(c), Pinned: pins.Match(c),
 		}
-		for _, name := range c.DNSNames {
-			r.Names = append(r.Names, printable(name))
-		}
+		names := slices.Clone(c.DNSNames)
 		for _, ip := range c.IPAddresses {
-			r.Names = append(r.Names, ip.String())
+			names = append(names, ip.String())
 		}
+		r.Names = reportList(names, maxReportedNames)
 		out = append(out, r)
 	}
 	return out

@@ -1,8 +1,11 @@
 package discovery
 
 import (
+	"crypto/x509"
 	"encoding/json"
+	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"testing"
 
@@ -85,6 +88,36 @@ func TestInspectTriesAllEndpoints(t *testing.T) {
 	}
 	if rep.Endpoints[1].Reached != StepVerified {
 		t.Errorf("got %+v", rep.Endpoints[1])
+	}
+}
+
+// T3: a report has an end, whatever a server shows.
+func TestAReportIsBounded(t *testing.T) {
+	got := reportList([]string{"a", "\x1b[2J", "c", "d"}, 2)
+	if !slices.Equal(got, []string{"a", `\x1b[2J`, "and 2 more"}) || reportList(nil, 2) != nil {
+		t.Errorf("got %q", got)
+	}
+	ca := newCA(t, "kubernetes")
+	pair := ca.serving(t, []string{"127.0.0.1"}, func(c *x509.Certificate) {
+		for i := range 1000 {
+			c.DNSNames = append(c.DNSNames, fmt.Sprintf("%d.e", i))
+		}
+	})
+	for range 30 {
+		pair.Certificate = append(pair.Certificate, ca.cert.Raw)
+	}
+	answer := signed(kubeconfig("https://10.0.0.1:6443", pemOf(ca)))
+	for i := range 1000 {
+		answer[fmt.Sprintf("%s%06d", signaturePrefix, i)] = "x"
+	}
+	r := newRogue(t, pair, answering(answer))
+	rep, err := new(Discoverer).Inspect(t.Context(), Request{Endpoints: []Endpoint{r.endpoint}, Token: testToken(t), Pins: pinsOf(ca)})
+	if err != nil && rep.Endpoints[0].Reached < StepVerified {
+		t.Fatal(err)
+	}
+	e := rep.Endpoints[0]
+	if len(e.Peer) != maxReportedPeers || len(e.Peer[0].Names) != maxReportedNames+1 || len(e.SignedFor) != maxReported+1 {
+		t.Errorf("%d certificates, %d names, %d ids", len(e.Peer), len(e.Peer[0].Names), len(e.SignedFor))
 	}
 }
 

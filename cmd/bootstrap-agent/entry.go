@@ -11,6 +11,7 @@ import (
 )
 
 func main() {
+	boundMemory()
 	if err := hideMemory(); err != nil {
 		fmt.Fprintln(os.Stderr, "warning: this process can be dumped:", err)
 	}

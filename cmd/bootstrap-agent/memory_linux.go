@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"math"
 	"os"
 	"runtime/debug"
 	"strconv"
@@ -17,6 +18,18 @@ const (
 	collectAtJoin = 400 // percent of the live heap, see debug.SetGCPercent
 	collectAtRest = 100
 )
+
+// mostMemory is where garbage is collected whatever the limits above say. With the
+// pages of the program itself it keeps a server that sends all that it may below
+// 32 MiB; a join needs a third of it.
+const mostMemory = 16 << 20
+
+// boundMemory sets that limit, unless whoever started the program has set one.
+func boundMemory() {
+	if debug.SetMemoryLimit(-1) == math.MaxInt64 {
+		debug.SetMemoryLimit(mostMemory)
+	}
+}
 
 // hideMemory keeps token and keys in this process: no core file whatever the
 // limits are, and no other process of the same user may trace it or read its

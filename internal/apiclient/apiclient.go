@@ -42,6 +42,10 @@ const (
 
 	maxHeaderBytes = 64 << 10
 	maxBodyBytes   = 4 << 20
+	// A whole watch: it is of one object, whose first events are all that matters,
+	// and client-go's reader of events takes in one that never ends. A server ends
+	// a watch after an hour at the latest; whoever needs it longer opens it again.
+	maxWatchBytes = 1 << 20
 )
 
 // Options say which server is asked, what it is verified against, and who asks.

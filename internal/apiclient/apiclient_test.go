@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -372,5 +373,44 @@ func TestTheEndOfTheContextEndsAWatchAtOnce(t *testing.T) {
 	}
 	if took := time.Since(start); took > time.Second {
 		t.Errorf("the watch ended after %v", took)
+	}
+}
+
+// T3: an event without end, white space between events, events by the thousand:
+// the watch ends, in bounded memory, and who waits on it opens it again.
+func TestAWatchThatIsAFloodEnds(t *testing.T) {
+	event := `{"type":"MODIFIED","object":{"kind":"Node","apiVersion":"v1","metadata":{"name":"n1"}}}` + "\n"
+	for name, flood := range map[string]struct{ head, chunk string }{
+		"an event without end":   {`{"type":"ADDED","object":{"kind":"Node","apiVersion":"v1","x":"`, strings.Repeat("y", 1<<10)},
+		"newlines inside it":     {`{"type":"ADDED",`, strings.Repeat("\n", 1<<10)},
+		"nothing but newlines":   {"", strings.Repeat("\n", 1<<10)},
+		"brackets":               {`{"type":`, strings.Repeat("[", 1<<10)},
+		"events by the thousand": {"", strings.Repeat(event, 10)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ca := newAuthority(t)
+			var sent atomic.Int64
+			s := serve(t, ca, nil, func(w http.ResponseWriter, r *http.Request) {
+				answerJSON(w, http.StatusOK, flood.head)
+				for r.Context().Err() == nil && sent.Load() < 64<<20 {
+					n, err := io.WriteString(w, flood.chunk)
+					if sent.Add(int64(n)); err != nil {
+						return
+					}
+				}
+			})
+			c := newClient(t, Options{Server: s.URL, CA: ca.pem()})
+			w, err := c.WatchNode(t.Context(), "n1", "")
+			if err != nil {
+				t.Fatal(err)
+			}
+			events := 0
+			for range w.ResultChan() {
+				events++
+			}
+			if most := sent.Load(); most > 16<<20 { // what is under way in the buffers of TLS and HTTP/2 comes on top
+				t.Errorf("%d bytes were taken in, %d events", most, events)
+			}
+		})
 	}
 }

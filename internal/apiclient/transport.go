@@ -80,9 +80,11 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, &redirect{code: resp.StatusCode, location: resp.Header.Get("Location")}
 	}
-	if !note.watch || resp.StatusCode != http.StatusOK {
-		resp.Body = &limitedBody{ReadCloser: resp.Body, left: maxBodyBytes}
+	most := int64(maxBodyBytes)
+	if note.watch {
+		most = maxWatchBytes
 	}
+	resp.Body = &limitedBody{ReadCloser: resp.Body, most: most, left: most}
 	return resp, nil
 }
 
@@ -153,17 +155,22 @@ func retryAfter(h http.Header) time.Duration {
 	return max(0, min(d, maxRetryAfter))
 }
 
-var errBodyTooLarge = fmt.Errorf("the answer is larger than %d bytes", maxBodyBytes)
+// errBodyTooLarge ends an answer of more than so many bytes.
+type errBodyTooLarge int64
+
+func (e errBodyTooLarge) Error() string {
+	return fmt.Sprintf("the answer is larger than %d bytes", int64(e))
+}
 
 // limitedBody fails, and does not just end, where an answer gets too large.
 type limitedBody struct {
 	io.ReadCloser
-	left int64
+	most, left int64
 }
 
 func (b *limitedBody) Read(p []byte) (int, error) {
 	if b.left < 0 {
-		return 0, errBodyTooLarge
+		return 0, errBodyTooLarge(b.most)
 	}
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1]
@@ -171,7 +178,7 @@ func (b *limitedBody) Read(p []byte) (int, error) {
 	n, err := b.ReadCloser.Read(p)
 	b.left -= int64(n)
 	if b.left < 0 {
-		return n, errBodyTooLarge
+		return n, errBodyTooLarge(b.most)
 	}
 	return n, err
 }
