@@ -30,13 +30,13 @@ func (b Busy) Empty() bool { return len(b.Mounts) == 0 && len(b.Pods) == 0 && b.
 func (b Busy) String() string {
 	var parts []string
 	if n := len(b.Pods); n > 0 {
-		parts = append(parts, fmt.Sprintf("%d pods with processes (%s)", n, some(b.Pods)))
+		parts = append(parts, fmt.Sprintf("pods with processes: %d (%s)", n, some(b.Pods)))
 	}
 	if b.Containers > 0 {
-		parts = append(parts, fmt.Sprintf("%d running containers of Kubernetes", b.Containers))
+		parts = append(parts, fmt.Sprintf("running containers of Kubernetes: %d", b.Containers))
 	}
 	if n := len(b.Mounts); n > 0 {
-		parts = append(parts, fmt.Sprintf("%d mounts below the kubelet's folder (%s)", n, some(b.Mounts)))
+		parts = append(parts, fmt.Sprintf("mounts below the kubelet's folder: %d (%s)", n, some(b.Mounts)))
 	}
 	return strings.Join(parts, ", ")
 }

@@ -187,3 +187,50 @@ func awaitMaxPods(t *testing.T, ctx context.Context, c *cluster.Cluster, name st
 		}
 	}
 }
+
+// A node with a unit of its owner's own, whose kubelet did its own TLS bootstrap with
+// its kubeconfig where the agent's stands.
+func TestANodeJoinedByHandIsTakenOverAndGivenBack(t *testing.T) {
+	ctx := scenario(t, 3*time.Minute)
+	c := sharedCluster(t, ctx, cluster.Kubeadm)
+	const kubeconfig, config = "/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.yaml"
+	m := bootMachine(t, ctx, machine.Options{Name: "by-hand", Files: map[string]machine.File{
+		"/etc/kubernetes/bootstrap.kubeconfig": {Content: bootstrapKubeconfig(c, newToken(t, ctx, c)), Mode: 0o600},
+		"/etc/kubernetes/pki/ca.crt":           {Content: string(c.CA())},
+		config:                                 {Content: kubeletConfig(t, ctx, c)},
+		ourUnitPath: {Content: "[Unit]\nAfter=containerd.service\n[Service]\nExecStart=/usr/bin/kubelet --config=" + config + " --kubeconfig " + kubeconfig +
+			" --bootstrap-kubeconfig=/etc/kubernetes/bootstrap.kubeconfig --node-labels=lab=hand --v=3\n[Install]\nWantedBy=multi-user.target\n"},
+	}})
+	mustRun(t, ctx, m, "systemctl", "enable", "--now", "--quiet", "kubelet.service")
+	before, err := c.AwaitReady(ctx, m.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	installAgent(t, ctx, m)
+	theirs, serial, runs := digests(t, ctx, m, kubeconfig, config, ourUnitPath), adoptedSerial(t, ctx, m), starts(t, ctx, m)
+	t.Log(mustRun(t, ctx, m, "bootstrap-agent", "adopt", "--yes"))
+	awaitStatus(t, ctx, m, "the node", 60*time.Second, inPhase(agent.Joined))
+	if now := adoptedSerial(t, ctx, m); now != serial {
+		t.Errorf("the certificate was %s and is %s", serial, now)
+	}
+	argv := mustRun(t, ctx, m, "sh", "-c", "tr '\\0' '\\n' < /proc/$(systemctl show --value --property=MainPID kubelet)/cmdline")
+	for _, want := range []string{"--config=" + config, "--node-labels=lab=hand", "--v=3", ourKubeconfig} {
+		if !strings.Contains(argv, want) {
+			t.Errorf("the kubelet runs without %s:\n%s", want, argv)
+		}
+	}
+	mustRun(t, ctx, m, "bootstrap-agent", "reset", "--restore", "--yes")
+	if now := digests(t, ctx, m, kubeconfig, config, ourUnitPath); now != theirs {
+		t.Errorf("before:\n%s\nafter:\n%s", theirs, now)
+	}
+	if n := starts(t, ctx, m) - runs; n != 2 {
+		t.Errorf("%d starts of the kubelet for both", n)
+	}
+	after, err := c.AwaitReady(ctx, m.Name)
+	if err != nil || after.UID != before.UID {
+		t.Errorf("the Node is %v, %v", after, err)
+	}
+	if err := c.DeleteNode(ctx, m.Name); err != nil {
+		t.Error(err)
+	}
+}

@@ -57,7 +57,10 @@ func TestANodeLeavesBecomesATemplateAndIsCopied(t *testing.T) {
 		if result, err := a.Run(ctx, remove...); err != nil || result.Code == 0 || !strings.Contains(flat(result.Stderr), "orbidden") {
 			t.Errorf("a node deleted itself: %v, %+v", err, result)
 		}
-		const role = "../../packaging/cluster/node-deletes-itself.yaml"
+		role, err := filepath.Abs("../../packaging/cluster/node-deletes-itself.yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
 		if out, err := c.Kubectl(ctx, "apply", "-f", role); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
