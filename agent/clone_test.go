@@ -214,7 +214,6 @@ func TestWithoutATokenThatServesACopyIsNamedAndNothingIsChanged(t *testing.T) {
 			r.mustJoin()
 			r.copyDisk()
 			r.cfg.AfterJoin = AfterJoinHeal
-			good := r.cfg
 			tt.lose(r)
 			before := treeOf(t, r.dirs()...)
 			_, stop := r.start()
@@ -231,11 +230,13 @@ func TestWithoutATokenThatServesACopyIsNamedAndNothingIsChanged(t *testing.T) {
 			if u := must(r.units.Unit(t.Context(), UnitName)); !u.Running() {
 				t.Error("the kubelet was stopped")
 			}
-			// A person says that it is the same machine, as apply --same-machine does.
-			trust := must(record.ReadTrust(good.Paths))
-			trust.Machine = r.deps.Machine
-			if err := trust.Write(good.Paths); err != nil {
-				t.Fatal(err)
+			// A person says that it is the same machine: apply --same-machine.
+			answer, err := r.applies(Order{SameMachine: true})
+			if err != nil || !strings.Contains(answer.Machine, uuidB) {
+				t.Fatal(answer, err)
+			}
+			if answer, err = r.applies(answer.Agree(Order{SameMachine: true})); err != nil || !answer.Done {
+				t.Fatal(answer, err)
 			}
 			r.await("the same node", phase(Joined))
 			if err := stop(); err != nil {

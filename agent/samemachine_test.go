@@ -9,6 +9,7 @@ import (
 
 func TestTheSameMachineWithAnotherMainboardIsTakenIntoTheRecordOnce(t *testing.T) {
 	r := newRig(t, testapi.Options{Quiet: true})
+	r.deps.Machine.UUID = "11111111-0000-0000-0000-000000000000"
 	r.mustJoin()
 	r.awaitLock()
 	before := must(record.ReadTrust(r.cfg.Paths))

@@ -47,7 +47,7 @@ func TestClassesAndCodes(t *testing.T) {
 			77: "ClusterInfoMissing ClusterInfoForbidden NoSignatures TokenUnknown TokenRejected CSRForbidden CSRDenied CSRFailed CSRDeleted NodeNameTaken",
 			65: "SignatureMismatch ServerCertificateInvalid", 69: "ClockSkew KubeletMissing KubeletTooOld MachineUnfit"},
 		Blocked: {65: "ClusterInfoInvalid CAPinMismatch CertificateInvalid", 78: "PinRequired ConfigInvalid TokenMissing",
-			69: "UnitMasked UnitOverridden ForeignKubelet", 73: "Locked"},
+			69: "UnitMasked UnitOverridden ForeignKubelet MachineChanged NotAdoptable", 73: "Locked"},
 		Note: {0: "CAOffered ServerOffered CARefreshUnavailable RenewalNotAutomatic RenewalOverdue ReissuePending ClientCAMissing ServingCertificatePending NodeDeleted NodeNotReady KubeletStopped TokenLeftBehind Drifted VersionSkew MachineWarning MetricsUnavailable"},
 	}
 	n := 0

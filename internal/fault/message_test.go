@@ -63,6 +63,8 @@ func TestTheIDsInTheJournalAreForEver(t *testing.T) {
 		"VersionSkew":                "c1a5bd0633ed818187f4381760d97c00",
 		"MachineWarning":             "6d4eaa99b78687358227b77e449023c4",
 		"MetricsUnavailable":         "4b24f76374fd8f0e80b2817dcf73a191",
+		"MachineChanged":             "3c0a7e47335882b79dfa51539388406f",
+		"NotAdoptable":               "b392fab6fedd896f8bb23545b6b28246",
 		"event Joined":               "53090789f4018b2095955c211f807f97",
 		"event CertificateInstalled": "308b7b0f02948090ac4901262d0571c8",
 		"event KubeletStarted":       "bcbaa51c3e908725b51a4cf49c13986d",
