@@ -19,7 +19,7 @@ import (
 const (
 	// credstore is where systemd looks for credentials that a unit loads by name
 	// with LoadCredentialEncrypted=.
-	credstore = "/etc/credstore.encrypted"
+	credstore = "/etc/credstore.encrypted" //nolint:gosec // a path
 	// encryptAtMost bounds systemd-creds, which may have to talk to a TPM.
 	encryptAtMost = time.Minute
 )
