@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	authorizationv1 "k8s.io/api/authorization/v1"
@@ -25,6 +26,7 @@ const (
 	leaseFirst     = 50 * time.Millisecond
 	leaseMost      = 5 * time.Second
 	lookFrom       = 500 * time.Millisecond // pauses from here on: is the unit still there?
+	lookEvery      = 2 * time.Second        // the same while the Node is awaited
 )
 
 // register waits until the kubelet is healthy and is seen in the API: a Node
@@ -72,7 +74,8 @@ var errKubeletGone = errors.New("the kubelet does not run any more")
 // gone says whether the unit has ended while its kubelet was waited for.
 func (a *Agent) gone(ctx context.Context) bool {
 	unit, err := a.deps.Units.Unit(ctx, UnitName)
-	return err == nil && (unit.ActiveState == "inactive" || unit.ActiveState == "failed" || unit.ActiveState == "deactivating")
+	return err == nil && (unit.ActiveState == "inactive" || unit.ActiveState == "failed" || unit.ActiveState == "deactivating" ||
+		strings.HasPrefix(unit.SubState, "auto-restart"))
 }
 
 func (a *Agent) awaitHealth(ctx context.Context) error {
@@ -185,8 +188,15 @@ func (a *Agent) firstNode(ctx context.Context) (*corev1.Node, error) {
 		return nil, fmt.Errorf("cannot watch the Node: %w", err)
 	}
 	defer events.Stop()
+	look, stop := a.deps.Clock.After(lookEvery)
+	defer func() { stop() }()
 	for {
 		select {
+		case <-look:
+			if a.gone(ctx) {
+				return nil, errKubeletGone
+			}
+			look, stop = a.deps.Clock.After(lookEvery)
 		case <-ctx.Done():
 			if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 				return nil, notYet

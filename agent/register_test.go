@@ -3,6 +3,7 @@ package agent
 import (
 	"context"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
 )
 
 // In a container the kubelet sees the container's boot ID, and the agent in its
@@ -76,6 +78,29 @@ func TestAKubeletThatIsStoppedWhileItsHealthIsAwaitedIsToldOf(t *testing.T) {
 	})
 	if s.Phase != Registering || s.Reason != "" {
 		t.Errorf("%s: %s %s", s.Phase, s.Reason, s.Message)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+}
+
+// F38: the kubelet was ready, and died before it had registered its Node. It was
+// once told after a minute, when the wait for the Node was over.
+func TestAKubeletThatDiesBeforeItsNodeIsThereIsToldOfAtOnce(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.cfg.AfterJoin = AfterJoinHeal
+	r.units.OnStart = func([]string) error { return nil } // no Node
+	r.units.SetLines("told to die")
+	_, stop := r.start()
+	r.await("the wait for the Node", func(s Status) bool { return s.Phase == Registering && s.Kubelet.ActiveState == "active" })
+	died := time.Now()
+	r.units.Change(func(u *systemd.Unit) { u.ActiveState, u.SubState, u.MainPID = "activating", "auto-restart", 0 })
+	s := r.await("its death", reason(fault.KubeletFailed))
+	if !strings.Contains(s.Message, "told to die") || s.Phase != Registering {
+		t.Errorf("%s: %s", s.Phase, s.Message)
+	}
+	if took := time.Since(died); took > 10*time.Second {
+		t.Errorf("told after %s", took)
 	}
 	if err := stop(); err != nil {
 		t.Error(err)
