@@ -194,8 +194,12 @@ func TestANodeJoinedByHandIsTakenOverAndGivenBack(t *testing.T) {
 	ctx := scenario(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const kubeconfig, config = "/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.yaml"
+	token, err := c.NewToken(ctx, cluster.TokenOptions{}) // which its owner has left there: no secret of ours
+	if err != nil {
+		t.Fatal(err)
+	}
 	m := bootMachine(t, ctx, machine.Options{Name: "by-hand", Files: map[string]machine.File{
-		"/etc/kubernetes/bootstrap.kubeconfig": {Content: bootstrapKubeconfig(c, newToken(t, ctx, c)), Mode: 0o600},
+		"/etc/kubernetes/bootstrap.kubeconfig": {Content: bootstrapKubeconfig(c, token), Mode: 0o600},
 		"/etc/kubernetes/pki/ca.crt":           {Content: string(c.CA())},
 		config:                                 {Content: kubeletConfig(t, ctx, c)},
 		ourUnitPath: {Content: "[Unit]\nAfter=containerd.service\n[Service]\nExecStart=/usr/bin/kubelet --config=" + config + " --kubeconfig " + kubeconfig +
