@@ -194,7 +194,7 @@ func TestANodeJoinedByHandIsTakenOverAndGivenBack(t *testing.T) {
 	ctx := scenario(t, 3*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	const kubeconfig, config = "/var/lib/kubelet/kubeconfig", "/etc/kubernetes/kubelet.yaml"
-	token, err := c.NewToken(ctx, cluster.TokenOptions{}) // which its owner has left there: no secret of ours
+	token, err := c.NewToken(ctx, cluster.TokenOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -234,6 +234,8 @@ func TestANodeJoinedByHandIsTakenOverAndGivenBack(t *testing.T) {
 	if err != nil || after.UID != before.UID {
 		t.Errorf("the Node is %v, %v", after, err)
 	}
+	// What its owner has left there, and looks to the watch over secrets like ours.
+	mustRun(t, ctx, m, "rm", "/etc/kubernetes/bootstrap.kubeconfig")
 	if err := c.DeleteNode(ctx, m.Name); err != nil {
 		t.Error(err)
 	}
