@@ -67,7 +67,7 @@ func AdoptedService(cfg Config, deps Deps, adopted record.Adopted, unit systemd.
 // AdoptedTrust is the trust record of such a machine: the cluster that its
 // kubeconfig names, taken on the word of whoever joined it.
 func AdoptedTrust(cfg Config, server, ca string, pins []string, machine Machine) *record.Trust {
-	t := &record.Trust{Server: server, InfoServer: server, CA: ca, CAPins: pins, NodeName: cfg.NodeName, Machine: machine}
+	t := &record.Trust{Server: server, CA: ca, CAPins: pins, NodeName: cfg.NodeName, Machine: machine}
 	t.Endpoints, t.Pins = grounds(cfg)
 	if len(cfg.Endpoints) > 0 {
 		t.Endpoint = cfg.Endpoints[0].String()
