@@ -80,7 +80,7 @@ unit: ## unit and in-process tests
 .PHONY: race
 race: ## the same under the race detector (make test runs only this one)
 	@if command -v "$$(go env CC)" >/dev/null; then \
-		CGO_ENABLED=1 go test -race ./...; \
+		CGO_ENABLED=1 go test -race -timeout 20m ./...; \
 	else \
 		echo "skipped: race detector: no C compiler ($$(go env CC)) on this machine"; \
 		go test ./...; \
