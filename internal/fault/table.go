@@ -117,7 +117,7 @@ var table = []Entry{
 		"Set this machine's clock (chrony, systemd-timesyncd); the message has both times."},
 	{TokenMissing, Blocked, ExitConfig,
 		"A bootstrap token is needed now and there is none.",
-		"On the control plane: `kubeadm token create` (without kubeadm: the manifest /usr/share/doc/bootstrap-agent/examples/cluster/bootstrap-token.yaml). Here: `bootstrap-agent token set`, which reads it from stdin; the agent then goes on by itself."},
+		"On the control plane: `kubeadm token create` (without kubeadm: bootstrap-token.yaml of /usr/share/doc/bootstrap-agent/examples/cluster). Here: `bootstrap-agent token set`, which reads it from stdin; the agent then goes on by itself."},
 	{TokenRejected, Slow, ExitRefused,
 		"The API server answered 401 to the bootstrap token: expired or deleted since, without usage-bootstrap-authentication, or the server runs without --enable-bootstrap-token-auth.",
 		"Look at the token's Secret, kube-system/bootstrap-token-ID. Make a fresh token with `kubeadm token create` and give it to this machine with `bootstrap-agent token set`."},
