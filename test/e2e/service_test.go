@@ -4,6 +4,7 @@ package e2e
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"slices"
 	"strings"
@@ -25,13 +26,14 @@ const stopWithin = 2 * time.Second
 func waitingToken(t *testing.T, ctx context.Context, c *cluster.Cluster) cluster.Token {
 	t.Helper()
 	const group = "system:bootstrappers:lab:patient"
-	if _, err := c.Kubectl(ctx, "create", "clusterrolebinding", "lab-patient", "--clusterrole=system:node-bootstrapper", "--group="+group); err != nil {
+	name := "lab-patient-" + strings.ToLower(rand.Text()[:8]) // others may wait beside
+	if _, err := c.Kubectl(ctx, "create", "clusterrolebinding", name, "--clusterrole=system:node-bootstrapper", "--group="+group); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
 		defer cancel()
-		if _, err := c.Kubectl(ctx, "delete", "clusterrolebinding", "lab-patient"); err != nil {
+		if _, err := c.Kubectl(ctx, "delete", "clusterrolebinding", name); err != nil {
 			t.Error(err)
 		}
 	})
