@@ -94,6 +94,9 @@ func (a *Agent) pairState(p kubelet.PairState, now time.Time) Pair {
 		if _, ours := a.manifest.Files[a.files.CurrentPair()]; !ours {
 			return PairMissing // never there: a first join
 		}
+		if a.manifest.Rewrite && !p.Updating {
+			return PairMissing // the agent was about to install it: nobody rotates
+		}
 		if a.memory.vanishedAt.IsZero() {
 			a.memory.vanishedAt = now
 		}

@@ -1,13 +1,17 @@
 package agent
 
 import (
+	"errors"
 	"os"
+	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/discovery"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 )
 
 func TestTrustServesOnlyOnItsOwnGrounds(t *testing.T) {
@@ -104,5 +108,33 @@ func TestHeartbeat(t *testing.T) {
 	h.beat(now, time.Second)
 	if !h.fresh(now) || h.fresh(now.Add(2*time.Second)) {
 		t.Error("fresh until its end, and not after")
+	}
+}
+
+// A pair that the agent was about to install is not on its way by a rotation: the
+// next attempt, or the next run, installs it at once.
+func TestAPairThatCouldNotBeInstalledIsNotWaitedForAsARotation(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	pki := filepath.Join(r.cfg.Paths.Kubelet, "pki")
+	if err := errors.Join(os.MkdirAll(pki, 0o750), os.Chmod(pki, 0o777)); err != nil { // others may write there: refused
+		t.Fatal(err)
+	}
+	_, stop := r.start()
+	r.await("the fault", reason(fault.WriteFailed))
+	if err := stop(); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(pki, 0o755); err != nil {
+		t.Fatal(err)
+	}
+	r.awaitLock()
+	r.mustJoin()
+	for _, s := range r.statuses {
+		if strings.Contains(s.Message, "the certificate is gone") {
+			t.Errorf("it waits: %s", s.Message)
+		}
+	}
+	if n := len(r.api.CSRs()); n != 1 {
+		t.Errorf("%d requests", n)
 	}
 }

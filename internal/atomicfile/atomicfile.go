@@ -21,6 +21,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync"
+	"syscall"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
@@ -315,5 +316,9 @@ func failed(path string, err error) error {
 	if errors.As(err, &linkErr) {
 		err = linkErr.Err
 	}
-	return fault.New(fault.WriteFailed, "cannot write %s: %w", path, err)
+	f := fault.New(fault.WriteFailed, "cannot write %s: %w", path, err)
+	if errors.Is(err, syscall.EROFS) {
+		return f.WithHint("Mount it writable (`findmnt --target %s`), then `systemctl restart bootstrap-agent`: a service in a sandbox keeps the mounts of its start.", filepath.Dir(path))
+	}
+	return f
 }

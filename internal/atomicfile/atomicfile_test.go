@@ -5,6 +5,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -164,5 +165,16 @@ func TestMkdirAllAndCleanTemp(t *testing.T) {
 	}
 	if err := Remove(left); err != nil {
 		t.Errorf("removing what is not there: %v", err)
+	}
+}
+
+// F31: what a service in a sandbox sees of its mounts is of its start.
+func TestAReadOnlyFileSystemSaysToStartTheAgentAgain(t *testing.T) {
+	err := failed("/var/lib/kubelet/config.yaml", &fs.PathError{Op: "open", Path: "/var/lib/kubelet/.tmp", Err: syscall.EROFS})
+	if got := err.Error(); got != "cannot write /var/lib/kubelet/config.yaml: read-only file system" {
+		t.Error(got)
+	}
+	if hint := fault.HintOf(err); !strings.Contains(hint, "systemctl restart bootstrap-agent") || !strings.Contains(hint, "/var/lib/kubelet`") {
+		t.Error(hint)
 	}
 }
