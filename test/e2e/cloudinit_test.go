@@ -67,7 +67,7 @@ type wayIn struct {
 // Machines that nobody logs in to: all they get is user-data (or a script), with
 // the real cloud-init, at their first boot, from the signed repository.
 func TestMachinesJoinByUserDataAlone(t *testing.T) {
-	ctx := aside(t, 6*time.Minute)
+	ctx := scenario(t, 6*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	filled := cloud{repo: hostedRepository(t, ctx, packageFolder(t)), endpoint: c.Endpoint(), pin: c.Pin()}
 	store := newSecretStore(t, ctx)

@@ -38,7 +38,7 @@ type life struct {
 // their own: dpkg's old prerm, new preinst, files, old postrm, new postinst; rpm's
 // files, new %post, old %preun, old %postun.
 func TestThePackageComesChangesAndGoesAndTheKubeletDoesNotNotice(t *testing.T) {
-	ctx := aside(t, 6*time.Minute)
+	ctx := scenario(t, 6*time.Minute)
 	v := packageVersions(t, ctx)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	patient := waitingToken(t, ctx, c)

@@ -171,7 +171,8 @@ func scenario(t *testing.T, limit time.Duration) context.Context {
 // aside is scenario for one that may run beside others, two at a time, once those
 // that may not have ended. It changes nothing that another could see: nodes,
 // tokens and requests have names of their own, no controller of a shared control
-// plane is stopped, and no second counts. Its deadline begins when it does.
+// plane is stopped, and no second counts. Its deadline begins when it does; so it
+// has no parallel parts of its own, which would wait for a turn while that runs.
 func aside(t *testing.T, limit time.Duration) context.Context {
 	t.Helper()
 	t.Parallel()

@@ -225,7 +225,7 @@ func (f *unitFaults) jobFails(t *testing.T, ctx context.Context) {
 		result, how, dropIn string
 		says                []string
 	}{
-		{"failed", "exit", "", []string{"start job failed (result exit-code", "told to fail"}},
+		{"failed", "exit", "", []string{"start job failed (result exit-code"}},
 		{"timeout", "hang", "[Service]\nTimeoutStartSec=2s\n", []string{"start job ran into its timeout"}},
 		{"canceled", "hang", "", []string{"start job was cancelled"}},
 		{"dependency", "", "[Unit]\nRequires=broken.service\nAfter=broken.service\n", []string{"a unit that it requires failed"}},
