@@ -32,6 +32,9 @@ const (
 // register waits until the kubelet is healthy and is seen in the API: a Node
 // that it has just made, or the Lease of an older Node, renewed since its start.
 func (a *Agent) register(ctx context.Context, o Observation) error {
+	if o.Unit.Starting && fault.ReasonOf(a.lastFault) == fault.KubeletFailed {
+		return a.lastFault // started again by systemd: until it runs, what it died of is the news
+	}
 	if o.Unit.Starting {
 		return fault.New(fault.KubeletUnhealthy, "%s is starting", UnitName)
 	}

@@ -157,7 +157,11 @@ func (m *Manager) LastLines(ctx context.Context, unit string, n int) ([]string, 
 	if err := checkUnitName(unit); err != nil {
 		return nil, fmt.Errorf("cannot read the journal: %w", err)
 	}
-	out, err := program(ctx, m.opts.Journalctl, "--boot", "--no-pager", "--quiet", "--output=cat",
+	boot := "--boot"
+	if id := strings.ReplaceAll(m.opts.BootID, "-", ""); id != "" {
+		boot += "=" + id
+	}
+	out, err := program(ctx, m.opts.Journalctl, boot, "--no-pager", "--quiet", "--output=cat",
 		"--lines="+strconv.Itoa(n), "_SYSTEMD_UNIT="+unit, "+", "_PID=1", "UNIT="+unit)
 	if err != nil && !errors.Is(err, errLong) {
 		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)

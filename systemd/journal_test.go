@@ -82,6 +82,10 @@ func TestLastLines(t *testing.T) {
 	if lines, err = m.LastLines(t.Context(), KubeletUnit, 2); err != nil || len(lines) != 2 || lines[1] != "end" {
 		t.Errorf("the last two: %q, %v", lines, err)
 	}
+	m.opts.BootID = "11112222-3333-4444-5555-666677778888"
+	if lines, err = m.LastLines(t.Context(), KubeletUnit, 6); err != nil || !strings.HasPrefix(lines[0], "args: --boot=11112222333344445555666677778888 ") {
+		t.Errorf("in a container: %q, %v", lines, err)
+	}
 }
 
 func TestLastLinesKeepsTheEndOfMuch(t *testing.T) {

@@ -38,6 +38,9 @@ type Options struct {
 	// Journalctl and Systemctl are programs that are run where only people read the
 	// answer. Empty: journalctl and systemctl from PATH.
 	Journalctl, Systemctl string
+	// BootID is the boot whose lines of the journal are meant, as systemd knows it.
+	// Empty: what journalctl takes for this boot, which in a container is not it.
+	BootID string
 }
 
 // Manager is a connection to the service manager that is made when it is first

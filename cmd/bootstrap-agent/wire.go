@@ -33,7 +33,8 @@ type proxyFunc func(*url.URL) (*url.URL, error)
 // wire connects the rooms. Nothing is dialled yet.
 func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
 	spendMemory()
-	w := &wiring{units: systemd.NewManager(systemd.Options{Log: log})}
+	who := agent.ReadMachine("/", a.getenv("SYSTEMD_BOOT_ID"))
+	w := &wiring{units: systemd.NewManager(systemd.Options{Log: log, BootID: who.BootID})}
 	w.use(cfg)
 	notify, err := systemd.NotifierFromEnv()
 	if err != nil {
@@ -51,7 +52,7 @@ func (a *app) wire(cfg agent.Config, log *logrus.Logger) *wiring {
 			Binaries: kubelet.BinaryPaths(),
 			Runtimes: kubelet.Runtimes(),
 		},
-		Machine: agent.ReadMachine("/", a.getenv("SYSTEMD_BOOT_ID")),
+		Machine: who,
 		Clock:   agent.SystemClock{},
 		Log:     log,
 		AtRest:  func() { giveMemoryBack(log) },

@@ -250,7 +250,8 @@ func (f *unitFaults) jobFails(t *testing.T, ctx context.Context) {
 			mustRun(t, ctx, f.m, "systemctl", "stop", "kubelet.service")
 		}
 		// In the journal: the status soon shows what systemd has made of it since.
-		err := await.Until(ctx, row.result+" in the journal", 100*time.Millisecond, func(context.Context) error {
+		within, cancel := context.WithTimeout(ctx, 40*time.Second)
+		err := await.Until(within, row.result+" in the journal", 100*time.Millisecond, func(context.Context) error {
 			said := strings.Join(journalSince(t, ctx, f.m, cursor, "_COMM=bootstrap-agent"), "\n")
 			for _, part := range append(row.says, string(fault.KubeletFailed)) {
 				if !strings.Contains(said, part) {
@@ -259,6 +260,7 @@ func (f *unitFaults) jobFails(t *testing.T, ctx context.Context) {
 			}
 			return nil
 		})
+		cancel()
 		if err != nil {
 			t.Fatal(err)
 		}
