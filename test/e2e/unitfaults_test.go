@@ -4,7 +4,6 @@ package e2e
 
 import (
 	"context"
-	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -38,10 +37,6 @@ type unitFaults struct {
 	good settings
 }
 
-// allUnitFaults are those that do not end in time together with all the rest yet;
-// docs/reliability.md says which they are. They are no part of make test.
-var allUnitFaults = flag.Bool("unitfaults.all", false, "the unit's faults that make test does not run yet, too")
-
 // systemd, its bus, the kubelet's unit and the kubelet fail in every way of the
 // fault matrix, on a real machine. The kubelet is a fake one, which fails as it is
 // told and never makes a Node: Registering is as far as this goes, and Joined it
@@ -59,26 +54,20 @@ func TestWhateverBecomesOfTheKubeletsUnitIsSaidAndGoneOnFrom(t *testing.T) {
 	}
 	labAgent(t, ctx, m, labSettings{})
 	f := &unitFaults{c, m, settings{endpoints: []string{c.Endpoint()}, pin: c.Pin(), token: newToken(t, ctx, c).String()}}
-	type part struct {
+	for _, part := range []struct {
 		name string
 		run  func(*unitFaults, *testing.T, context.Context)
-	}
-	parts := []part{
+	}{
 		{"F39: no kubelet, or one that cannot be run", (*unitFaults).noKubelet},
 		{"F40: masked, and overridden by a drop-in of somebody else's", (*unitFaults).overridden},
 		{"F35: no bus", (*unitFaults).noBus},
 		{"F36: systemd executes itself anew under the start job", (*unitFaults).reexecuted},
-	}
-	if *allUnitFaults {
-		parts = append(parts, []part{
-			{"F37: the start job fails, runs out of time, is cancelled, has no dependency", (*unitFaults).jobFails},
-			{"F38: the kubelet dies after it was ready", (*unitFaults).dies},
-			{"F42: stopped at random moments", (*unitFaults).stopped},
-			{"F44: a disk on which each fsync takes a quarter of a second", (*unitFaults).slowDisk},
-			{"F43: a loop that is stuck", (*unitFaults).stuck},
-		}...)
-	}
-	for _, part := range parts {
+		{"F37: the start job fails, runs out of time, is cancelled, has no dependency", (*unitFaults).jobFails},
+		{"F38: the kubelet dies after it was ready", (*unitFaults).dies},
+		{"F42: stopped at random moments", (*unitFaults).stopped},
+		{"F44: a disk on which each fsync takes a quarter of a second", (*unitFaults).slowDisk},
+		{"F43: a loop that is stuck", (*unitFaults).stuck},
+	} {
 		t.Run(part.name, func(t *testing.T) {
 			began := time.Now()
 			defer func() {
