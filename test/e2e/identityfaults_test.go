@@ -50,9 +50,13 @@ func otherCluster(t *testing.T, ctx context.Context, c *cluster.Cluster, s *sign
 	if h.cfg.Pins, err = discovery.ParsePins([]string{other.Pin()}); err != nil {
 		t.Fatal(err)
 	}
+	h.deps.Pace.APICheck = time.Second
 	h.forget()
 	h.start()
-	h.await("still joined", 20*time.Second, inPhase(agent.Joined))
+	told := h.await("the other endpoint to be told", 20*time.Second, func(s agent.Status) bool {
+		return s.Phase == agent.Joined && withNote(fault.ServerOffered, "are not followed", front.Endpoint())(s)
+	})
+	t.Logf("%+v", told.Notes)
 	pause(t, ctx, 3*time.Second) // some looks at the machine
 	if err := h.stop(); err != nil {
 		t.Fatal(err)

@@ -226,7 +226,9 @@ func (f *unitFaults) jobFails(t *testing.T, ctx context.Context) {
 		says                []string
 	}{
 		{"failed", "exit", "", []string{"start job failed (result exit-code"}},
-		{"timeout", "hang", "[Service]\nTimeoutStartSec=2s\n", []string{"start job ran into its timeout"}},
+		// Out of time is one of two things: the service, and then its job has failed; or the job.
+		{"failed by a timeout", "hang", "[Service]\nTimeoutStartSec=2s\n", []string{"start job failed (result timeout"}},
+		{"timeout", "hang", "[Unit]\nJobTimeoutSec=2s\n", []string{"start job ran into its timeout"}},
 		{"canceled", "hang", "", []string{"start job was cancelled"}},
 		{"dependency", "", "[Unit]\nRequires=broken.service\nAfter=broken.service\n", []string{"a unit that it requires failed"}},
 	} {
