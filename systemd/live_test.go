@@ -138,6 +138,8 @@ func TestARealSystemdRunsWhatWeInstall(t *testing.T) {
 	m, units := live(t)
 	s, dir := kubelet(t, "run")
 	s.Args = slices.DeleteFunc(slices.Clone(hostile), func(s string) bool { return len(s) > 1000 })
+	many, _ := randomHostile(t, 500) // T17
+	s.Args = append(s.Args, many...)
 	r := rendered(t, s)
 	changed, err := install(t, m, units, r, true)
 	if err != nil || !changed {
