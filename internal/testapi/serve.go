@@ -45,7 +45,9 @@ func (c *call) ctx() context.Context { return c.r.Context() }
 // serve is the whole chain: log, weather, authentication, faults asked for,
 // authorization, handler.
 func (s *Server) serve(w http.ResponseWriter, r *http.Request) {
-	s.wg.Add(1) // the connection is still counted, so this cannot meet the end of Wait
+	if !s.enter() {
+		return // HTTP/2 starts handlers even after the connection is given up
+	}
 	defer s.wg.Done()
 	conn, _ := r.Context().Value(connKey{}).(connInfo)
 	c := &call{s: s, w: w, r: r, conn: conn, attrs: attributesOf(r)}

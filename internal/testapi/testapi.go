@@ -181,7 +181,9 @@ func (s *Server) prepare() error {
 // Close ends every connection and waits until nothing of the server is left.
 // It may be called twice.
 func (s *Server) Close() {
+	s.mu.Lock()
 	s.stop.Do(func() { close(s.done) })
+	s.mu.Unlock()
 	_ = s.http.Close() // closes listener and connections; their errors help nobody
 	s.wg.Wait()
 }
@@ -277,6 +279,20 @@ func abort(c net.Conn) {
 }
 
 // connKey finds the connection in a request's context.
+// enter counts a handler; it returns false once the server is closing, so that
+// nothing is added to wg beside Wait.
+func (s *Server) enter() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	select {
+	case <-s.done:
+		return false
+	default:
+		s.wg.Add(1)
+		return true
+	}
+}
+
 type connKey struct{}
 
 // connInfo numbers a connection.
@@ -294,7 +310,7 @@ func (s *Server) connState(c net.Conn, state http.ConnState) {
 	defer s.mu.Unlock()
 	switch state {
 	case http.StateNew:
-		s.wg.Add(1)
+		s.wg.Add(1) // by the accept loop, which is counted itself
 		s.live[c] = struct{}{}
 	case http.StateClosed, http.StateHijacked:
 		if _, ok := s.live[c]; ok {
