@@ -156,7 +156,7 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 	err := a.stepped(StepStart, func() (_ string, err error) {
 		if o.Unit.Older {
 			unit, err = a.deps.Units.Restart(ctx, UnitName)
-			return "restarted", err
+			return "restarted", errors.Join(err, a.recordEnded(err))
 		}
 		unit, err = a.deps.Units.Start(ctx, UnitName)
 		return "", err
@@ -176,6 +176,18 @@ func (a *Agent) start(ctx context.Context, o Observation) error {
 		a.did(fault.EventKubeletStarted).Info("kubelet started")
 	}
 	return nil
+}
+
+// recordEnded puts on record that the run which a failed restart has ended was
+// ended by the agent: no person stopped it, and it is started again. A restart that
+// was cancelled was cancelled by somebody.
+func (a *Agent) recordEnded(err error) error {
+	var job *systemd.JobError
+	if !errors.As(err, &job) || job.Result == "canceled" {
+		return nil
+	}
+	a.manifest.Stopped = a.now()
+	return a.manifest.Write(a.cfg.Paths)
 }
 
 // causeOf is why a kubelet that has been running is started now; "" where that is

@@ -189,7 +189,9 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 		Dead:      u.Job == 0 && (u.ActiveState == "" || u.ActiveState == "inactive" || u.ActiveState == "failed"),
 		Starting:  u.Job != 0 || u.ActiveState == "activating" && !strings.HasPrefix(u.SubState, "auto-restart"),
 	}
-	wasActive := u.WasActive()
+	// A run that ended before the agent first started the kubelet was somebody
+	// else's, or the one of a node that was given up since.
+	wasActive := u.WasActive() && !a.manifest.Started.After(a.deps.Machine.BootID, activeExit(u))
 	// A run that the agent itself ended (to replace its certificate) was not
 	// ended by a person.
 	stoppedByUs := !s.Active && a.manifest.Stopped.After(a.deps.Machine.BootID, execStart(u))
@@ -224,6 +226,10 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 		}
 	}
 	return s
+}
+
+func activeExit(u systemd.Unit) time.Duration {
+	return time.Duration(u.ActiveExitMonotonic) * time.Microsecond
 }
 
 // dropIn is the path of our drop-in for the kubelet's unit.

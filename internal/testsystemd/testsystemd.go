@@ -30,7 +30,8 @@ type Manager struct {
 	// Monotonic is the clock of the time stamps; nil: since the Manager was first used.
 	Monotonic func() time.Duration
 	// OnStart is called when the kubelet is started, with its argv; its error
-	// fails the start job.
+	// fails the start job. A *systemd.JobError is the end of the job itself: the unit is
+	// inactive then.
 	OnStart func(argv []string) error
 	// OnStop is called when it is stopped.
 	OnStop func()
@@ -54,7 +55,11 @@ func (m *Manager) Calls() []string {
 // Change changes the unit as a person or a crash would, and ticks the watchers.
 func (m *Manager) Change(f func(*systemd.Unit)) {
 	m.mu.Lock()
+	was, stamp := m.unit.Running(), m.unit.ActiveExitMonotonic
 	f(&m.unit)
+	if was && !m.unit.Running() && m.unit.ActiveExitMonotonic == stamp {
+		m.unit.ActiveExitMonotonic = uint64(m.now() / time.Microsecond)
+	}
 	m.mu.Unlock()
 	m.tick()
 }
@@ -228,6 +233,11 @@ func (m *Manager) run(ctx context.Context, name, op string) (systemd.Unit, error
 	m.mu.Unlock()
 	if m.OnStart != nil {
 		if err := m.OnStart(argv); err != nil {
+			var job *systemd.JobError
+			if errors.As(err, &job) { // what systemd would do to the job, before any process
+				m.StopByHand()
+				return systemd.Unit{}, job
+			}
 			m.Change(func(u *systemd.Unit) {
 				u.ActiveState, u.SubState, u.MainPID, u.Result = "failed", "failed", 0, "exit-code"
 			})
