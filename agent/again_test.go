@@ -107,18 +107,26 @@ func TestTheStatusOfAnotherProcessIsNotBelieved(t *testing.T) {
 		name    string
 		pid     int
 		locked  bool
+		full    bool // no room for the number of the one at work
 		running bool
 		there   bool
 	}{
-		{"the one at work", os.Getpid(), true, true, true},
-		{"one before the one at work", os.Getpid() + 1, true, true, false},
-		{"one, and nobody is at work", os.Getpid() + 1, false, false, true},
+		{"the one at work", os.Getpid(), true, false, true, true},
+		{"one before the one at work", os.Getpid() + 1, true, false, true, false},
+		{"one, and nobody is at work", os.Getpid() + 1, false, false, false, true},
+		{"the one at work, on a disk that was full when it began", os.Getpid(), true, true, true, true},
+		{"one before the one at work, on a full disk", 1 << 30, true, true, true, false},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			mustWrite(t, paths.StatusFile(), fmt.Sprintf(`{"phase": "Joined", "pid": %d}`, tt.pid))
 			if tt.locked {
 				held := must(record.Acquire(paths))
 				defer held.Release()
+			}
+			if tt.full {
+				if err := os.Truncate(paths.LockFile(), 0); err != nil {
+					t.Fatal(err)
+				}
 			}
 			s, running, err := ReadStatus(paths)
 			if running != tt.running || (err == nil) != tt.there || !tt.there && (!errors.Is(err, fs.ErrNotExist) || s.Phase != "") {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"syscall"
 
 	"github.com/bootstrap-agent/bootstrap-agent/agent/record"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
@@ -32,11 +33,18 @@ func ReadStatus(paths record.Paths) (s Status, running bool, err error) {
 		return Status{}, running, fmt.Errorf("cannot read the status: %s is damaged: %w", paths.StatusFile(), err)
 	}
 	running, holder := record.Holder(paths)
+	if running && holder == 0 && alive(s.PID) {
+		holder = s.PID // a full disk does not take the number of the one that holds the lock
+	}
 	if running && holder != s.PID {
 		// An earlier run's: the one that has just taken the lock will remove it.
 		return Status{}, true, fmt.Errorf("cannot read the status: %w: that of process %d is not there yet", fs.ErrNotExist, holder)
 	}
 	return s, running, nil
+}
+
+func alive(pid int) bool {
+	return pid > 0 && !errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
 }
 
 // IsJoined says from the files alone whether this machine has joined under the

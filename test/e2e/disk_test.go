@@ -157,12 +157,12 @@ func wholeFiles(m *crash.Machine) error {
 	return found
 }
 
-// TestOnAMachineAReadOnlyDiskIsSaidAndSurvived is F31 on a machine,
+// TestOnAMachineAReadOnlyOrFullDiskIsSaidAndSurvived is F30 and F31 on a machine,
 // with the packaged agent in its own unit and sandbox: each of its three folders is
-// a file system of its own, read-only. The agent names the path
+// a file system of its own, first read-only, then full. The agent names the path
 // and the cause of the first one that is in its way; once that one is mended, of the
 // next; and once all are, it joins. No write left anything behind.
-func TestOnAMachineAReadOnlyDiskIsSaidAndSurvived(t *testing.T) {
+func TestOnAMachineAReadOnlyOrFullDiskIsSaidAndSurvived(t *testing.T) {
 	ctx := aside(t, 4*time.Minute)
 	c := sharedCluster(t, ctx, cluster.Kubeadm)
 	m := agentMachine(t, ctx, machine.Options{Name: "disks", Kubelet: kubelet, Containerd: true})
@@ -175,6 +175,7 @@ func TestOnAMachineAReadOnlyDiskIsSaidAndSurvived(t *testing.T) {
 	mustRun(t, ctx, m, "systemctl", "daemon-reload")
 	for _, disk := range []struct{ name, cause, harm, mend string }{
 		{"read-only", "read-only file system", "mount -o remount,ro %s", "mount -o remount,rw %s"},
+		{"full", "no space left on device", "dd if=/dev/zero of=%s/filler bs=64k status=none || true", "rm %s/filler"},
 	} {
 		t.Run(disk.name, func(t *testing.T) {
 			prepare(t, ctx, m, settings{endpoints: []string{c.Endpoint()}, pin: c.Pin(), token: newToken(t, ctx, c).String()})
