@@ -60,6 +60,7 @@ test: ## all there is to test; what cannot run here says why in one line
 	trap 'echo; echo "make test:"; sed "s/^/  /" bin/steps' EXIT; \
 	$(STEP) "formatting" $(MAKE) format-check; \
 	$(STEP) "lint" $(MAKE) lint; \
+	$(STEP) "known vulnerabilities" $(MAKE) vuln; \
 	$(STEP) "unit tests and race" $(MAKE) race; \
 	$(STEP) "short fuzz" $(MAKE) fuzz-short; \
 	$(STEP) "packages" $(MAKE) package; \
@@ -118,8 +119,13 @@ fuzz: ## every fuzz target for five minutes of processor time (FUZZ_LONG seconds
 lint: tools ## golangci-lint, as pinned in internal/tools
 	$(TOOLS)/golangci-lint run ./...
 
+.PHONY: vuln
+vuln: tools ## what govulncheck knows of the code that is called (needs the database of GOVULNDB)
+	@code=0; internal/tools/vuln.sh $(TOOLS)/govulncheck || code=$$?; \
+	if [ "$$code" = 3 ]; then echo "skipped: known vulnerabilities: the database cannot be reached (the line above)"; else exit "$$code"; fi
+
 .PHONY: tools
-tools: ## golangci-lint and nfpm into the cache, once (3 minutes)
+tools: ## golangci-lint, nfpm and govulncheck into the cache, once (3 minutes)
 	@internal/tools/build.sh $(TOOLS)
 
 .PHONY: generate

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds golangci-lint and nfpm, as pinned in this folder's go.mod, into folder $1,
+# Builds golangci-lint, nfpm and govulncheck, as pinned in this folder's go.mod, into folder $1,
 # once: about three minutes on two cores, then a few milliseconds. They are a
 # module of their own, so that nothing of theirs is in the product's go.sum.
 set -euo pipefail
