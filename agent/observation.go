@@ -162,6 +162,23 @@ func needsStart(u Unit) bool {
 	return !u.Installed || !u.Started || u.Failed || u.Older
 }
 
+// notReadyHint is what to do about a kubelet's own word for why its node is not
+// Ready, where that is not the usual missing pod network; "" there.
+func notReadyHint(message string) string {
+	for _, known := range []struct{ says, hint string }{
+		{"cni", ""},
+		{"CSINode is not yet initialized", "Nothing: the kubelet makes its CSINode within seconds. If it stays so, see `journalctl -u kubelet`."},
+		{"container runtime is down", "See why on the machine: `systemctl status containerd` (or the runtime that it has), `journalctl -u kubelet`."},
+		{"PLEG is not healthy", "The runtime answers too slowly: `crictl ps` on the machine, `journalctl -u kubelet`, and its disk and memory."},
+		{"stopped posting node status", "The API server hears nothing of the kubelet: `systemctl status kubelet` and `journalctl -u kubelet` on the machine."},
+	} {
+		if strings.Contains(message, known.says) {
+			return known.hint
+		}
+	}
+	return ""
+}
+
 // notesOf lists what is worth telling beside the phase, in a stable order.
 func notesOf(o Observation) []Note {
 	var notes []Note
@@ -185,6 +202,7 @@ func notesOf(o Observation) []Note {
 	}
 	if o.Node.Known && !o.Node.Deleted && !o.Node.Ready && o.Node.NotReady != "" {
 		add(fault.NodeNotReady, o.Node.NotReady)
+		hint(notReadyHint(o.Node.NotReady))
 	}
 	if o.Renewal.NotAutomatic {
 		add(fault.RenewalNotAutomatic, "group system:nodes may not create certificatesigningrequests/selfnodeclient; the certificate ends at "+o.Renewal.NotAfter.UTC().Format(time.RFC3339))

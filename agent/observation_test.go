@@ -3,6 +3,7 @@ package agent
 import (
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -104,5 +105,23 @@ func TestNotesOf(t *testing.T) {
 	o.Node = Node{Known: true, NotReady: "cni plugin not initialized"}
 	if notes := notesOf(o); len(notes) != 1 || notes[0].Reason != fault.NodeNotReady {
 		t.Errorf("got %v", notes)
+	}
+}
+
+func TestANodeThatIsNotReadyIsHelpedByTheKubeletsOwnWord(t *testing.T) {
+	for message, want := range map[string]string{
+		"container runtime network not ready: NetworkReady=false reason:NetworkPluginNotReady message:cni plugin not initialized": "CNI",
+		`[container runtime network not ready: cni plugin not initialized, CSINode is not yet initialized]`:                       "CNI",
+		"CSINode is not yet initialized":                               "within seconds",
+		"[container runtime is down, PLEG is not healthy: pleg has]":   "systemctl status containerd",
+		"PLEG is not healthy: pleg was last seen active 3m0s ago":      "crictl ps",
+		"Kubelet stopped posting node status.":                         "systemctl status kubelet",
+		"something that nobody has heard of, the usual cause is named": "CNI",
+	} {
+		o := joined()
+		o.Node = Node{Known: true, NotReady: message}
+		if notes := notesOf(o); len(notes) != 1 || !strings.Contains(notes[0].Hint, want) {
+			t.Errorf("%s: %+v", message, notes)
+		}
 	}
 }
