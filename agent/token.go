@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
 	"path/filepath"
 	"syscall"
 
@@ -105,6 +106,10 @@ func checkPrivate(path string) error {
 			return fmt.Errorf("there is no token file %s: %w", path, fs.ErrNotExist)
 		}
 		return fmt.Errorf("cannot read token file %s: %w", path, err)
+	}
+	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
+		return fault.New(fault.ConfigInvalid, "token file %s belongs to user %d, not to root", path, st.Uid).
+			WithHint("chown root: %s; a token that others may have read is better replaced: kubeadm token create", path)
 	}
 	if st.Mode&syscall.S_IFMT == syscall.S_IFREG && st.Mode&0o077 != 0 {
 		return fault.New(fault.ConfigInvalid, "token file %s may be read by others (mode %04o)", path, st.Mode&0o7777).

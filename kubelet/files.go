@@ -11,7 +11,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
@@ -279,13 +278,8 @@ func (f Files) folders() error {
 		if err != nil {
 			return fault.New(fault.WriteFailed, "cannot look at %s: %w", dir.path, err)
 		}
-		if info.Mode().Perm()&0o022 != 0 {
-			return fault.New(fault.WriteFailed, "cannot write into %s: others than its owner may write there (mode %04o)", dir.path, info.Mode().Perm()).
-				WithHint("Find out who opened it, then run `chmod go-w %s`.", dir.path)
-		}
-		if st, ok := info.Sys().(*syscall.Stat_t); ok && st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-			return fault.New(fault.WriteFailed, "cannot write into %s: it belongs to uid %d", dir.path, st.Uid).
-				WithHint("Find out why, then run `chown root: %s`.", dir.path)
+		if err := atomicfile.Closed(dir.path, info); err != nil {
+			return err
 		}
 	}
 	return nil

@@ -29,6 +29,8 @@ type FileState struct {
 	Status FileStatus
 	Detail string // why it counts as damaged
 	Mode   fs.FileMode
+	// Foreign: it belongs to somebody else than root (or ourselves).
+	Foreign bool
 	// Data is what was read, nil if it could not be. It may hold a secret (a
 	// kubeconfig of somebody else's): it is there to be compared, not shown.
 	Data []byte `json:"-"`
@@ -76,6 +78,9 @@ func (f Files) Observe(nodeName string) (Observed, error) {
 		return err
 	})
 	note(err)
+	for _, file := range []*FileState{&o.CA, &o.Config, &o.Kubeconfig.FileState} {
+		file.disown()
+	}
 	o.Kubeconfig.OK = o.Kubeconfig.Status == FilePresent && f.Ours(o.Kubeconfig.Kubeconfig)
 	return o, errors.Join(errs...)
 }
@@ -163,6 +168,14 @@ func lstat(path string) (fs.FileInfo, error) {
 	return info, nil
 }
 
+// disown takes a file that somebody else than root owns for damaged: he decides
+// what the kubelet reads in it, and that may be a program to run.
+func (s *FileState) disown() {
+	if s.Foreign && s.Status == FilePresent {
+		s.Status, s.Detail = FileDamaged, "belongs to somebody else than root"
+	}
+}
+
 // look reads one file. Only what a person or a crash can have left there makes
 // a status; any other trouble is an error.
 func look(path string, hashes map[string]string, check func([]byte) error) (FileState, error) {
@@ -173,7 +186,7 @@ func look(path string, hashes map[string]string, check func([]byte) error) (File
 	if info == nil {
 		return FileState{Status: FileMissing}, nil
 	}
-	state := FileState{Status: FileDamaged, Mode: info.Mode()}
+	state := FileState{Status: FileDamaged, Mode: info.Mode(), Foreign: atomicfile.Foreign(info)}
 	data, err := atomicfile.Read(path, maxFile)
 	var errno syscall.Errno
 	switch {

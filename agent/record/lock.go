@@ -3,6 +3,7 @@ package record
 import (
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"strconv"
 	"strings"
@@ -30,8 +31,14 @@ func Acquire(paths Paths) (*Lock, error) {
 	if err := atomicfile.MkdirAll(paths.State, 0o700); err != nil {
 		return nil, err
 	}
+	// Whoever may write there decides which cluster is trusted.
+	if info, err := os.Stat(paths.State); err != nil {
+		return nil, fault.New(fault.WriteFailed, "cannot look at the state folder: %w", err)
+	} else if err := atomicfile.Closed(paths.State, info); err != nil {
+		return nil, err
+	}
 	path := paths.LockFile()
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|syscall.O_NOFOLLOW, 0o600)
+	f, err := openLock(path, os.O_RDWR|os.O_CREATE)
 	if err != nil {
 		return nil, fault.New(fault.WriteFailed, "cannot open lock file: %w", err)
 	}
@@ -62,6 +69,24 @@ func Acquire(paths Paths) (*Lock, error) {
 	return &Lock{file: f}, nil
 }
 
+// openLock opens the lock file itself: no link, and no pipe, whose opening would
+// wait for ever for somebody at its other end.
+func openLock(path string, flags int) (*os.File, error) {
+	f, err := os.OpenFile(path, flags|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = &fs.PathError{Op: "open", Path: path, Err: fmt.Errorf("is no regular file (%s)", info.Mode().Type())}
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
 // Release gives the lock back.
 func (l *Lock) Release() { _ = l.file.Close() }
 
@@ -79,7 +104,7 @@ func holderOf(f *os.File) int {
 // Holder tells whether an agent is at work here, without disturbing it, and
 // its process number; 0 for the moment in which it has not written that yet.
 func Holder(paths Paths) (running bool, pid int) {
-	f, err := os.OpenFile(paths.LockFile(), os.O_RDONLY|syscall.O_NOFOLLOW, 0)
+	f, err := openLock(paths.LockFile(), os.O_RDONLY)
 	if err != nil {
 		return false, 0
 	}

@@ -293,6 +293,9 @@ func (l *loader) permissions(content configFile, merged settings) []problem {
 	if content.mode&0o022 != 0 {
 		add(file, "", "may be written by others (mode %04o); chmod 0600 it", content.mode)
 	}
+	if what := l.app.foldersFault(content.path); what != "" {
+		add(file, "", "%s: whoever may write there can put another config in its place", what)
+	}
 	if content.mode&0o077 == 0 {
 		return out
 	}

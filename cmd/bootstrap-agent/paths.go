@@ -30,14 +30,76 @@ func (a *app) pathFault(path string) string {
 	if folder := under(path, a.hidden); folder != "" {
 		return "lies under " + folder + ", which the service cannot see or others may write to"
 	}
+	if what := a.walkFault(path); what != "" {
+		return what
+	}
+	// What links lead to has folders of its own.
+	switch real := resolved(path); {
+	case real == path:
+		return ""
+	case under(real, a.hidden) != "":
+		return "is a link into " + under(real, a.hidden) + ", which the service cannot see or others may write to"
+	default:
+		return a.walkFault(real)
+	}
+}
+
+// foldersFault judges the folders of a file that exists, wherever it is.
+func (a *app) foldersFault(path string) string {
+	path, err := filepath.Abs(path)
+	if err != nil {
+		return "cannot be found"
+	}
+	for _, file := range []string{path, resolved(path)} {
+		for p := filepath.Dir(file); ; p = filepath.Dir(p) {
+			if what := a.ownerFault(p, false, true); what != "" {
+				return what
+			}
+			if p == "/" {
+				break
+			}
+		}
+	}
+	return ""
+}
+
+// walkFault judges a path and all its folders.
+func (a *app) walkFault(path string) string {
+	exists := false // what lies in p, on this path
 	for p := path; ; p = filepath.Dir(p) {
-		if what := a.ownerFault(p, p == path); what != "" {
+		if what := a.ownerFault(p, p == path, exists); what != "" {
 			return what
 		}
 		if p == "/" {
 			return ""
 		}
+		_, err := os.Lstat(p)
+		exists = err == nil
 	}
+}
+
+// foreign says whether a file belongs to somebody else than root or the caller.
+func (a *app) foreign(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Uid != 0 && int(st.Uid) != a.uid
+}
+
+// resolved is a path without links, as far as it exists.
+func resolved(path string) string {
+	rest := ""
+	for p := path; p != "/"; p = filepath.Dir(p) {
+		if real, err := filepath.EvalSymlinks(p); err == nil {
+			return filepath.Join(real, rest)
+		}
+		if to, err := os.Readlink(p); err == nil { // to where nothing is yet
+			if !filepath.IsAbs(to) {
+				to = filepath.Join(filepath.Dir(p), to)
+			}
+			return filepath.Join(to, rest)
+		}
+		rest = filepath.Join(filepath.Base(p), rest)
+	}
+	return path
 }
 
 func under(path string, folders []string) string {
@@ -50,8 +112,8 @@ func under(path string, folders []string) string {
 }
 
 // ownerFault judges one element of a path. A link is judged by what it leads
-// to: whoever may write there may change what we read.
-func (a *app) ownerFault(path string, last bool) string {
+// to, and by who owns it: whoever may write there may change what we read.
+func (a *app) ownerFault(path string, last, exists bool) string {
 	info, err := os.Stat(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return ""
@@ -60,25 +122,21 @@ func (a *app) ownerFault(path string, last bool) string {
 	if last {
 		what = "it"
 	}
+	if link, err := os.Lstat(path); err == nil && a.foreign(link) {
+		info = link
+	}
 	if err != nil {
 		return what + " cannot be looked at"
 	}
-	if last {
-		if real, err := filepath.EvalSymlinks(path); err == nil && under(real, a.hidden) != "" {
-			return "is a link into " + under(real, a.hidden) + ", which the service cannot see or others may write to"
-		}
-	}
-	st, ok := info.Sys().(*syscall.Stat_t)
-	if !ok {
-		return ""
-	}
-	if st.Uid != 0 && int(st.Uid) != a.uid {
-		return fmt.Sprintf("%s belongs to user %d, not to root", what, st.Uid)
+	if a.foreign(info) {
+		return fmt.Sprintf("%s belongs to user %d, not to root", what, info.Sys().(*syscall.Stat_t).Uid) //nolint:forcetypeassert // foreign has looked
 	}
 	if info.Mode().Type() == fs.ModeSocket {
 		return "" // a socket's mode says who may talk, and its folder who may replace it
 	}
-	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0 && !last
+	// In a folder such as /tmp nobody replaces what another owns; what is not there
+	// yet anybody may make.
+	sticky := info.IsDir() && info.Mode()&fs.ModeSticky != 0 && !last && exists
 	if info.Mode().Perm()&0o022 != 0 && !sticky {
 		return fmt.Sprintf("%s may be written by others (mode %04o)", what, info.Mode().Perm())
 	}

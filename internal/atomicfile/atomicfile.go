@@ -3,16 +3,17 @@
 // rename, fsync of the folder. After a power cut there is the old content or
 // the new one, never an empty or half file.
 //
+// All of it happens through a handle of the folder (folder.go): what is checked,
+// made, renamed and synced lies in one folder, whoever moves names about
+// meanwhile. A folder in which others may write is refused.
+//
 // It never follows a symbolic link at the path it writes, never replaces
 // something that is neither a regular file nor (for Symlink) a link, and
-// rewrites nothing whose bytes and mode are already right: "changed" is
+// rewrites nothing whose bytes, mode and owner are already right: "changed" is
 // computed from what is there. Errors carry fault.WriteFailed and the path.
 package atomicfile
 
 import (
-	"bytes"
-	"crypto/rand"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -34,14 +35,8 @@ const tempPrefix = ".bootstrap-agent-tmp-"
 // explicit mode: the umask does not count). The folder must exist. It returns
 // whether anything had to be written.
 func Write(path string, data []byte, mode fs.FileMode) (changed bool, err error) {
-	same, err := isSame(path, data, mode)
-	if err != nil || same {
-		return false, err
-	}
-	if err := replace(path, func(tmp string) error { return writeTemp(tmp, data, mode) }); err != nil {
-		return false, err
-	}
-	return true, nil
+	written, err := WriteAll(File{path, data, mode})
+	return len(written) > 0, err
 }
 
 // File is one file for WriteAll.
@@ -58,58 +53,71 @@ type File struct {
 // after a crash each is the old one or the new one, whole. It returns the paths
 // that had to be written.
 func WriteAll(files ...File) (changed []string, err error) {
-	var todo []File
+	var all folders
+	defer all.close()
+	var todo []pending
 	for _, f := range files {
-		same, err := isSame(f.Path, f.Data, f.Mode)
+		dir, err := all.open(f.Path)
+		if err != nil {
+			return nil, err
+		}
+		same, err := dir.isSame(f)
 		if err != nil {
 			return nil, err
 		}
 		if !same {
-			todo = append(todo, f)
+			todo = append(todo, pending{File: f, dir: dir})
 		}
 	}
-	temps := make([]string, len(todo))
+	for i := range todo {
+		if todo[i].temp, err = tempName(); err != nil {
+			return nil, failed(todo[i].Path, err)
+		}
+	}
 	faults := make([]error, len(todo))
 	var writing sync.WaitGroup
 	for i, f := range todo {
-		if temps[i], err = tempName(f.Path); err != nil {
-			return nil, err
-		}
-	}
-	for i, f := range todo {
-		writing.Go(func() { faults[i] = writeTemp(temps[i], f.Data, f.Mode) })
+		writing.Go(func() { faults[i] = f.dir.writeTemp(f.temp, f.Data, f.Mode) })
 	}
 	writing.Wait()
 	for i, f := range todo {
-		if faults[i] == nil {
-			continue
+		if faults[i] != nil {
+			discard(todo)
+			return nil, failed(f.Path, faults[i])
 		}
-		for _, tmp := range temps {
-			_ = os.Remove(tmp)
-		}
-		return nil, failed(f.Path, faults[i])
 	}
-	var folders []string
+	var renamed []*folder
 	for i, f := range todo {
-		if err := os.Rename(temps[i], f.Path); err != nil {
-			for _, tmp := range temps[i:] {
-				_ = os.Remove(tmp)
-			}
-			return changed, errors.Join(failed(f.Path, err), syncDirs(folders))
+		if err := f.dir.rename(f.temp, filepath.Base(f.Path)); err != nil {
+			discard(todo[i:])
+			return changed, errors.Join(failed(f.Path, err), syncAll(renamed))
 		}
 		changed = append(changed, f.Path)
-		if dir := filepath.Dir(f.Path); !slices.Contains(folders, dir) {
-			folders = append(folders, dir)
+		if !slices.Contains(renamed, f.dir) {
+			renamed = append(renamed, f.dir)
 		}
 	}
-	return changed, syncDirs(folders)
+	return changed, syncAll(renamed)
 }
 
-func syncDirs(dirs []string) error {
+// pending is a file that is about to be written under a temporary name.
+type pending struct {
+	File
+	dir  *folder
+	temp string
+}
+
+func discard(files []pending) {
+	for _, f := range files {
+		_ = f.dir.remove(f.temp)
+	}
+}
+
+func syncAll(dirs []*folder) error {
 	faults := make([]error, len(dirs))
 	var syncing sync.WaitGroup
 	for i, dir := range dirs {
-		syncing.Go(func() { faults[i] = syncDir(dir) })
+		syncing.Go(func() { faults[i] = dir.sync() })
 	}
 	syncing.Wait()
 	return errors.Join(faults...)
@@ -118,7 +126,13 @@ func syncDirs(dirs []string) error {
 // Symlink makes path a symbolic link to target, swapping an older link by
 // rename: at no moment is there none. It returns whether anything changed.
 func Symlink(target, path string) (changed bool, err error) {
-	info, err := os.Lstat(path)
+	dir, err := openFolder(path)
+	if err != nil {
+		return false, err
+	}
+	defer dir.close()
+	name := filepath.Base(path)
+	info, err := dir.lstat(name)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 	case err != nil:
@@ -126,25 +140,38 @@ func Symlink(target, path string) (changed bool, err error) {
 	case info.Mode()&fs.ModeSymlink == 0:
 		return false, failed(path, fmt.Errorf("is no symbolic link (%s), left as it is", info.Mode().Type()))
 	default:
-		if old, err := os.Readlink(path); err == nil && old == target {
+		if old, err := dir.readlink(name); err == nil && old == target {
 			return false, nil
 		}
 	}
-	if err := replace(path, func(tmp string) error { return os.Symlink(target, tmp) }); err != nil {
-		return false, err
+	temp, err := tempName()
+	if err == nil {
+		err = dir.symlink(target, temp)
 	}
-	return true, nil
+	if err != nil {
+		return false, failed(path, err)
+	}
+	if err := dir.rename(temp, name); err != nil {
+		_ = dir.remove(temp)
+		return false, failed(path, err)
+	}
+	return true, dir.sync()
 }
 
 // Remove deletes a file or link durably. A path that is not there is no error.
 func Remove(path string) error {
-	if err := os.Remove(path); err != nil {
-		if errors.Is(err, fs.ErrNotExist) {
-			return nil
-		}
+	dir, err := openDir(filepath.Dir(path)) // also in one that others have opened
+	if err == nil {
+		defer dir.close()
+		err = dir.remove(filepath.Base(path))
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
 		return failed(path, err)
 	}
-	return syncDir(filepath.Dir(path))
+	return dir.sync()
 }
 
 // Discard deletes a file without waiting for the disk: after a power cut it may
@@ -182,7 +209,12 @@ func MkdirAll(path string, mode fs.FileMode) error {
 	if err := os.Chmod(path, mode); err != nil {
 		return failed(path, err)
 	}
-	return syncDir(parent)
+	dir, err := openDir(parent)
+	if err != nil {
+		return failed(parent, err)
+	}
+	defer dir.close()
+	return dir.sync()
 }
 
 // CleanTemp removes temporary files that a crash left in a folder. A missing
@@ -208,6 +240,11 @@ func Read(path string, limit int64) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return readAll(f, path, limit)
+}
+
+// readAll reads an open file, if it is a regular one, and closes it.
+func readAll(f *os.File, path string, limit int64) ([]byte, error) {
 	defer func() { _ = f.Close() }()
 	info, err := f.Stat()
 	if err != nil {
@@ -224,87 +261,6 @@ func Read(path string, limit int64) ([]byte, error) {
 		return nil, &fs.PathError{Op: "read", Path: path, Err: fmt.Errorf("is larger than %d bytes", limit)}
 	}
 	return data, nil
-}
-
-func isSame(path string, data []byte, mode fs.FileMode) (bool, error) {
-	info, err := os.Lstat(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil
-	}
-	if err != nil {
-		return false, failed(path, err)
-	}
-	if !info.Mode().IsRegular() {
-		return false, failed(path, fmt.Errorf("is no regular file (%s), left as it is", info.Mode().Type()))
-	}
-	if info.Mode().Perm() != mode || info.Size() != int64(len(data)) {
-		return false, nil
-	}
-	old, err := Read(path, info.Size())
-	if err != nil {
-		return false, nil //nolint:nilerr // unreadable: write it anew
-	}
-	return bytes.Equal(old, data), nil
-}
-
-// replace makes a temporary name beside path, has it filled, and renames it
-// over path. On any error the temporary file is gone again.
-func replace(path string, fill func(tmp string) error) error {
-	tmp, err := tempName(path)
-	if err != nil {
-		return err
-	}
-	if err := fill(tmp); err != nil {
-		_ = os.Remove(tmp)
-		return failed(path, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		_ = os.Remove(tmp)
-		return failed(path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-// tempName is a name beside path that nobody else has.
-func tempName(path string) (string, error) {
-	random := make([]byte, 8)
-	if _, err := rand.Read(random); err != nil {
-		return "", failed(path, err)
-	}
-	return filepath.Join(filepath.Dir(path), tempPrefix+hex.EncodeToString(random)), nil
-}
-
-func writeTemp(tmp string, data []byte, mode fs.FileMode) error {
-	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(mode)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	return err
-}
-
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return failed(dir, err)
-	}
-	err = d.Sync()
-	if cerr := d.Close(); err == nil {
-		err = cerr
-	}
-	if err != nil {
-		return failed(dir, err)
-	}
-	return nil
 }
 
 func failed(path string, err error) error {

@@ -102,8 +102,8 @@ func parseOp(text string) (op Op, ok bool, err error) {
 		}
 		return ""
 	}
-	if strings.HasSuffix(strings.TrimSuffix(name, "2"), "at") && strings.HasPrefix(arg(0), "AT_FDCWD") {
-		args = args[1:]
+	if strings.HasSuffix(strings.TrimSuffix(name, "2"), "at") {
+		args = inFolders(args)
 	}
 	switch op.Call {
 	case "open":
@@ -132,11 +132,8 @@ func parseOp(text string) (op Op, ok bool, err error) {
 		op.Mode, err = mode(arg(1))
 	case "rename", "link":
 		op.Path, op.To = unquote(arg(0)), unquote(arg(1))
-		if strings.HasPrefix(arg(1), "AT_FDCWD") {
-			op.To = unquote(arg(2))
-		}
-	case "symlink": // target, AT_FDCWD, name
-		op.To, op.Path = unquote(arg(0)), unquote(arg(2))
+	case "symlink":
+		op.To, op.Path = unquote(arg(0)), unquote(arg(1))
 	case "unlink":
 		op.Path = unquote(arg(0))
 	case "mkdir":
@@ -148,6 +145,25 @@ func parseOp(text string) (op Op, ok bool, err error) {
 		return op, false, nil
 	}
 	return op, true, err
+}
+
+// inFolders puts each name that follows a handle of a folder, or AT_FDCWD, into
+// that folder, and leaves the handles out.
+func inFolders(args []string) (out []string) {
+	for i := 0; i < len(args); i++ {
+		folder := args[i]
+		handle := strings.HasSuffix(folder, ">") && folder[0] >= '0' && folder[0] <= '9'
+		if i+1 == len(args) || !handle && !strings.HasPrefix(folder, "AT_FDCWD") || !strings.HasPrefix(args[i+1], `"`) {
+			out = append(out, folder)
+			continue
+		}
+		i++
+		if name := unquote(args[i]); handle && !filepath.IsAbs(name) {
+			args[i] = strconv.Quote(filepath.Join(fdPath(folder), name))
+		}
+		out = append(out, args[i])
+	}
+	return out
 }
 
 func mode(text string) (uint64, error) {

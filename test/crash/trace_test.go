@@ -20,6 +20,10 @@ func TestATraceIsReadAsStraceWritesIt(t *testing.T) {
 102 connect(11<socket:[7]>, {sa_family=AF_INET, sin_port=htons(6443), sin_addr=inet_addr("127.0.0.1")}, 16) = -1 EINPROGRESS (Operation now in progress)
 102 pwrite64(8</a/lock>, "12\n", 3, 4) = 3
 102 --- SIGURG {si_signo=SIGURG} ---
+101 openat(6</a b>, ".bootstrap-agent-tmp-2", O_PATH|O_NOFOLLOW|O_CLOEXEC) = 9</a b/.bootstrap-agent-tmp-2>
+101 renameat(6</a b>, ".bootstrap-agent-tmp-2", 6</a b>, "k") = 0
+101 symlinkat("/a/k", 6</a b>, "l") = 0
+101 unlinkat(6</a b>, "l", 0) = 0
 102 fchmodat(AT_FDCWD</x>, "/a", 0700) = 0
 102 +++ exited with 0 +++
 `
@@ -40,7 +44,11 @@ func TestATraceIsReadAsStraceWritesIt(t *testing.T) {
 		{Begin: 8, End: 8, Call: "rename", Path: tmp, To: "/a/k"},
 		{Begin: 9, End: 9, Call: "connect", Path: "socket:[7]", Data: `{sa_family=AF_INET, sin_port=htons(6443), sin_addr=inet_addr("127.0.0.1")}`},
 		{Begin: 10, End: 10, Call: "write", Path: "/a/lock", Data: "12\n", At: 4},
-		{Begin: 12, End: 12, Call: "chmod", Path: "/a", Mode: 0o700},
+		{Begin: 12, End: 12, Call: "open", Path: "/a b/.bootstrap-agent-tmp-2", Flags: "O_PATH|O_NOFOLLOW|O_CLOEXEC"},
+		{Begin: 13, End: 13, Call: "rename", Path: "/a b/.bootstrap-agent-tmp-2", To: "/a b/k"},
+		{Begin: 14, End: 14, Call: "symlink", Path: "/a b/l", To: "/a/k"},
+		{Begin: 15, End: 15, Call: "unlink", Path: "/a b/l"},
+		{Begin: 16, End: 16, Call: "chmod", Path: "/a", Mode: 0o700},
 	}
 	if len(got) != len(want) {
 		t.Fatalf("%d calls, want %d: %+v", len(got), len(want), got)
