@@ -6,7 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"path/filepath"
 	"time"
 
 	corev1 "k8s.io/api/core/v1"
@@ -250,9 +250,18 @@ func (a *Agent) connectCurrent() error {
 		return errors.New("there is no trust record to connect with")
 	}
 	// Through the link: the kubelet swaps it when it rotates.
-	pair, err := os.ReadFile(a.files.CurrentPair())
+	pair, err := a.readPair()
 	if err != nil {
 		return fmt.Errorf("cannot read the node's pair: %w", err)
 	}
 	return a.connectNode(pair)
+}
+
+// readPair reads the pair that the link leads to, and waits for no pipe there.
+func (a *Agent) readPair() ([]byte, error) {
+	real, err := filepath.EvalSymlinks(a.files.CurrentPair())
+	if err != nil {
+		return nil, err
+	}
+	return atomicfile.Read(real, maxPairFile)
 }

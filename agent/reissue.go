@@ -221,7 +221,7 @@ func (s *stillPending) Error() string {
 // askAnew gets a new pair with the old one and leaves it where the name check finds
 // it, which shows whether the API accepts it.
 func (a *Agent) askAnew(ctx context.Context, o Observation) error {
-	pair, err := os.ReadFile(a.files.CurrentPair())
+	pair, err := a.readPair()
 	if err != nil {
 		return fmt.Errorf("cannot read the node's pair: %w", err)
 	}
@@ -407,7 +407,7 @@ func (a *Agent) wayBack(o Observation, next []byte) string {
 // for it: what it has is as good, and it alone rotates.
 func (a *Agent) overtaken(next []byte) bool {
 	now := a.deps.Clock.Now()
-	data, err := os.ReadFile(a.files.CurrentPair())
+	data, err := a.readPair()
 	current := kubelet.JudgePair(data, a.cfg.NodeName, now)
 	return err == nil && current.Status == kubelet.PairUsable && a.outdated(current.Leaf) == "" &&
 		current.NotBefore.After(kubelet.JudgePair(next, a.cfg.NodeName, now).NotBefore)

@@ -206,6 +206,9 @@ func MkdirAll(path string, mode fs.FileMode) error {
 	if err := os.Mkdir(path, mode); err != nil && !errors.Is(err, fs.ErrExist) {
 		return failed(path, err)
 	}
+	if info, err := os.Lstat(path); err == nil && !info.IsDir() {
+		return failed(path, errors.New("is a link to where nothing is, or has just been put there"))
+	}
 	if err := os.Chmod(path, mode); err != nil {
 		return failed(path, err)
 	}
@@ -273,6 +276,9 @@ func failed(path string, err error) error {
 		err = linkErr.Err
 	}
 	f := fault.New(fault.WriteFailed, "cannot write %s: %w", path, err)
+	if errors.Is(err, syscall.EPERM) {
+		return f.WithHint("Most often it, or its folder, is immutable (`lsattr -d %s %s`): `chattr -i` it.", path, filepath.Dir(path))
+	}
 	if errors.Is(err, syscall.EROFS) {
 		return f.WithHint("Mount it writable (`findmnt --target %s`), then `systemctl restart bootstrap-agent`: a service in a sandbox keeps the mounts of its start.", filepath.Dir(path))
 	}
