@@ -158,7 +158,7 @@ func (r *rig) planted(path string, thing planted) {
 // same, or has ended, and returns what it said.
 func (r *rig) untilJoinedOrRefused() (joined bool, said string) {
 	r.t.Helper()
-	r.forget()
+	r.unpublish()
 	ctx, cancel := context.WithTimeout(r.t.Context(), 30*time.Second)
 	defer cancel()
 	a := must(New(r.cfg, r.deps))
@@ -181,8 +181,8 @@ func (r *rig) untilJoinedOrRefused() (joined bool, said string) {
 	}
 }
 
-// forget forgets what was published so far.
-func (r *rig) forget() {
+// unpublish forgets what was published so far.
+func (r *rig) unpublish() {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.statuses = nil
@@ -212,7 +212,7 @@ func TestWhateverIsPutInThePlaceOfAJoinedNodesFilesIsToldAndHealed(t *testing.T)
 				}
 				t.Cleanup(func() { _ = thing.clear(path) })
 			}
-			r.forget()
+			r.unpublish()
 			_, stop := r.start()
 			defer func() { _ = stop() }()
 			if thing.name != "a file of somebody else" {
