@@ -4,9 +4,13 @@ package e2e
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
+	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -29,7 +33,50 @@ journalctl --no-pager --output=export | look --count | sed 's/^/journal /'
 look -rl /run/bootstrap-agent /var/lib/bootstrap-agent /var/lib/kubelet /etc/systemd /etc/bootstrap-agent /etc/kubernetes /var/log /tmp /var/tmp | sed 's/^/file /'
 systemctl show bootstrap-agent.service kubelet.service | look --count | sed 's/^/properties /'
 look -l /proc/[0-9]*/cmdline /proc/[0-9]*/environ | sed 's/^/process /'
+address=$(sed -n 's/^metricsAddress: *"\{0,1\}\([^"]*\)"\{0,1\}$/\1/p' /etc/bootstrap-agent/config.yaml 2>/dev/null)
+[ -z "$address" ] || curl --silent --max-time 5 "http://$address/metrics" | look --count | sed 's/^/metrics /'
+for command in 'status' 'status -o json' 'check --config' 'check --config -o json'; do
+	[ ! -x /usr/bin/bootstrap-agent ] || timeout 10 /usr/bin/bootstrap-agent $command 2>&1 | look --count | sed "s/^/command $command: /"
+done
 true`
+
+// ear listens to what the agent's commands say in a scenario, on both streams.
+type ear struct {
+	mu     sync.Mutex
+	leaked []string
+}
+
+func (e *ear) hear(argv []string, said string) {
+	if !slices.ContainsFunc(argv, func(word string) bool { return filepath.Base(word) == "bootstrap-agent" }) {
+		return
+	}
+	for _, secret := range cluster.Secrets() {
+		if strings.Contains(said, secret) {
+			e.mu.Lock()
+			e.leaked = append(e.leaked, strings.Join(argv, " "))
+			e.mu.Unlock()
+			return
+		}
+	}
+}
+
+// heardNoSecret fails the scenario in which a command said one.
+func (e *ear) heardNoSecret(t *testing.T, m *machine.Machine) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, command := range e.leaked {
+		t.Errorf("machine %s: the secret of a token was said by: %s", m.Name, command)
+	}
+}
+
+// inWords is how a secret would stand among the arguments of Go's stacks: eight
+// bytes a word, the lowest first.
+func inWords(secret string) (words []string) {
+	for at := 0; at+8 <= len(secret); at += 8 {
+		words = append(words, fmt.Sprintf("0x%x", binary.LittleEndian.Uint64([]byte(secret[at:]))))
+	}
+	return words
+}
 
 // holdsNoSecret searches a machine for the secret of every token that was ever
 // made here. It is done at the end of every scenario, failed ones included.
@@ -51,6 +98,7 @@ func holdsNoSecret(t *testing.T, m *machine.Machine) {
 		switch {
 		case what == "journal" && where == "0":
 			searched = true
+		case what == "metrics" && where == "0", what == "command" && strings.HasSuffix(where, ": 0"):
 		case what == "properties" && where == "0", what == "file" && mayHoldAToken.MatchString(where):
 		default:
 			t.Errorf("machine %s: the secret of a token stands in: %s %s", m.Name, what, where)
@@ -83,6 +131,21 @@ func TestLabFindsASecretWhereverItStands(t *testing.T) {
 	}
 	mustRun(t, ctx, m, "systemctl", "daemon-reload")
 	mustRun(t, ctx, m, "systemctl", "start", "kubelet.service")
+	// A program that tells it, as a command of ours and as metrics on a port.
+	if err := m.WriteFiles(ctx, map[string]machine.File{
+		"/usr/bin/bootstrap-agent":         {Content: "#!/bin/sh\necho \"$* " + secret + "\" >&2\n", Mode: 0o755},
+		"/etc/bootstrap-agent/config.yaml": {Content: "metricsAddress: \"127.0.0.1:9464\"\n", Mode: 0o600},
+		"/srv/page":                        {Content: "HTTP/1.0 200 OK\r\n\r\nx{token=\"" + secret + "\"} 1\n"},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	mustRun(t, ctx, m, "systemd-run", "--quiet", "--unit=page", "socat", "TCP-LISTEN:9464,bind=127.0.0.1,fork,reuseaddr", "SYSTEM:cat /srv/page")
+	var told ear
+	m.Heard = told.hear
+	mustRun(t, ctx, m, "bootstrap-agent", "status")
+	if len(told.leaked) != 1 {
+		t.Errorf("what a command says was not heard: %q", told.leaked)
+	}
 	mustRun(t, ctx, m, "systemd-run", "--quiet", "--unit=shown", "/bin/sh", "-c", "echo "+secret+"; sleep 1000; true")
 	if err := m.WriteFile(ctx, "/etc/bootstrap-agent/token", secret, 0o600); err != nil {
 		t.Fatal(err)
@@ -94,6 +157,7 @@ func TestLabFindsASecretWhereverItStands(t *testing.T) {
 		}
 		for _, want := range []string{
 			`journal [1-9]\d*`, `properties [1-9]\d*`, `process /proc/\d+/cmdline`, `process /proc/\d+/environ`,
+			`metrics [1-9]\d*`, `command status: [1-9]\d*`, `command check --config -o json: [1-9]\d*`,
 			`file /etc/systemd/system/kubelet.service`, `file /etc/bootstrap-agent/token`,
 		} {
 			if !regexp.MustCompile(`(?m)^` + want + `$`).MatchString(result.Stdout) {

@@ -58,9 +58,7 @@ func TestATokenIsAnEncryptedCredentialOrIsRemovedOnceSpent(t *testing.T) {
 		awaitProps(t, ctx, m, agentUnit, "another process", func(p map[string]string) bool {
 			return p["ActiveState"] == "active" && p["MainPID"] != before
 		})
-		if err := c.DeleteNode(ctx, m.Name); err != nil {
-			t.Error(err)
-		}
+		nextSource(t, ctx, c, m)
 	})
 
 	t.Run("a token file that is removed as soon as it can be", func(t *testing.T) {
@@ -89,6 +87,32 @@ func TestATokenIsAnEncryptedCredentialOrIsRemovedOnceSpent(t *testing.T) {
 			t.Error(err)
 		}
 	})
+}
+
+// nextSource joins the machine anew by a plain credential of /etc/credstore, after
+// the cluster has refused the token of the file; then a fresh file beats the
+// credential that has become stale meanwhile.
+func nextSource(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machine.Machine) {
+	by := func(what string, file, credential, want cluster.Token) {
+		t.Helper()
+		unjoin(t, ctx, c, m)
+		prepare(t, ctx, m, settings{endpoints: []string{c.Endpoint()}, pin: c.Pin(), token: file.String()})
+		if err := m.WriteFile(ctx, "/etc/credstore/bootstrap-token", credential.String(), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		mustRun(t, ctx, m, "systemctl", "start", agentUnit)
+		awaitStatus(t, ctx, m, what, 30*time.Second, inPhase(agent.Joined))
+		if trust, err := m.ReadFile(ctx, "/var/lib/bootstrap-agent/trust.json"); err != nil || !strings.Contains(trust, want.ID) {
+			t.Errorf("%s: joined by another token: %s, %v", what, trust, err)
+		}
+	}
+	mustRun(t, ctx, m, "rm", "/etc/credstore.encrypted/bootstrap-token-encrypted")
+	plain, fresh := newToken(t, ctx, c), newToken(t, ctx, c)
+	by("the join by a plain credential after a file that is refused", cluster.RandomToken(), plain, plain)
+	by("the join by a fresh file beside a stale credential", fresh, cluster.RandomToken(), fresh)
+	if err := c.DeleteNode(ctx, m.Name); err != nil {
+		t.Error(err)
+	}
 }
 
 func tokenFileIsThere(t *testing.T, ctx context.Context, m *machine.Machine) bool {

@@ -29,6 +29,8 @@ func newMachine(t *testing.T, ctx context.Context, opts machine.Options) *machin
 	case elsewhere:
 		opts.Kubelet = ""
 	}
+	var ear ear
+	opts.Heard = ear.hear
 	m, err := lab.New(ctx, opts)
 	if err != nil {
 		t.Fatal(err)
@@ -38,6 +40,7 @@ func newMachine(t *testing.T, ctx context.Context, opts machine.Options) *machin
 			showMachine(t, m)
 		}
 		holdsNoSecret(t, m)
+		ear.heardNoSecret(t, m)
 		if err := m.Close(); err != nil {
 			t.Errorf("machine %s: %v", m.Name, err)
 		}

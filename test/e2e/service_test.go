@@ -74,6 +74,7 @@ func TestTheLifeOfTheAgentsUnit(t *testing.T) {
 		{"a second agent is turned away", secondAgent},
 		{"the status of an earlier run is not shown as that of this one", noOldStatus},
 		{"it stops at once while it waits for approval, and says so", stopsWhileWaiting},
+		{"all its stacks, told while it holds the token, do not tell it", stacksHoldNoSecret},
 		{"the watchdog is fed while it waits, in the sandbox that was shipped", watchdogIsFed},
 		{"it stops at once when it has joined, and starts again as joined", stopsWhenJoined},
 	}
@@ -237,6 +238,32 @@ func stopsWhileWaiting(t *testing.T, ctx context.Context, c *cluster.Cluster, m 
 	if again.CSR.Name != s.CSR.Name || !again.CSR.Adopted {
 		t.Errorf("after a stop the request is %+v, was %s", again.CSR, s.CSR.Name)
 	}
+}
+
+// SIGQUIT is what a person sends who wants to know, and what the watchdog's SIGABRT
+// does as well: all stacks into the journal, with the arguments of each call. The
+// token is in memory then, for the request that waits.
+func stacksHoldNoSecret(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machine.Machine, good settings) {
+	begin(t, ctx, m, good, "the wait for approval", waitsForApproval)
+	props := propertiesOf(t, ctx, m)
+	if limit := mustRun(t, ctx, m, "grep", "-c", "-E", "^Max core file size +0 +0 ", "/proc/"+props["MainPID"]+"/limits"); strings.TrimSpace(limit) != "1" {
+		t.Errorf("a core file may be written: %q", limit)
+	}
+	mustRun(t, ctx, m, "systemctl", "kill", "--signal=QUIT", agentUnit)
+	var said string
+	eventually(t, ctx, "the stacks in the journal", func(ctx context.Context) (err error) {
+		said, err = m.Output(ctx, "journalctl", "--no-pager", "--output=cat", "_PID="+props["MainPID"])
+		return holds(said, err)("SIGQUIT: quit", "goroutine 1 ", "csr.(*Requester)", "main.main()")
+	})
+	mustRun(t, ctx, m, "systemctl", "stop", agentUnit)
+	secret := tokenFrom(good).Secret
+	for _, form := range append(inWords(secret), secret) {
+		if strings.Contains(said, form) {
+			t.Errorf("the stacks tell the token, as %d characters", len(form))
+		}
+	}
+	t.Logf("%d bytes of stacks", len(said))
+	holdsNoSecret(t, m)
 }
 
 func watchdogIsFed(t *testing.T, ctx context.Context, c *cluster.Cluster, m *machine.Machine, good settings) {

@@ -40,6 +40,9 @@ type Options struct {
 	// Credentials are systemd's, by name, given to the machine from outside at
 	// each of its boots: they are in none of its files.
 	Credentials map[string]string
+	// Heard is told what each command said that Run ran, from several goroutines;
+	// it may be nil.
+	Heard func(argv []string, said string)
 }
 
 // Machine is one throwaway machine. Its methods may be called by one goroutine

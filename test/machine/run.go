@@ -35,6 +35,9 @@ func (m *Machine) RunInput(ctx context.Context, stdin []byte, argv ...string) (R
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = bytes.NewReader(stdin), &stdout, &stderr
 	err := cmd.Run()
 	result := Result{stdout.String(), stderr.String(), cmd.ProcessState.ExitCode()}
+	if m.Heard != nil {
+		m.Heard(argv, result.Stdout+result.Stderr)
+	}
 	var exit *exec.ExitError
 	switch {
 	case ctx.Err() != nil:
