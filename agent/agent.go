@@ -226,7 +226,7 @@ func (a *Agent) loop(ctx context.Context, ticks <-chan struct{}) error {
 			if pause = a.fail(phase, obs, err); a.stops(err) {
 				return err
 			}
-		} else if left := a.untilSomethingIsDue(obs); left < pause {
+		} else if left := a.untilSomethingIsDue(phase, obs); left < pause {
 			pause = left
 		}
 		a.wait(ctx, pause, phase, ticks)
@@ -246,7 +246,8 @@ func (a *Agent) step(ctx context.Context, phase Phase, obs Observation) (idle bo
 	if obs.Copied == "" && (a.fellBack(ctx, obs) || a.reissued(ctx, &obs)) { // never with the pair of another machine
 		return false, nil
 	}
-	atRest := obs.Unit.HeldBack != "" || obs.Node.Deleted && obs.Healthy
+	// What runs although it is disabled has a Lease to be seen like any other.
+	atRest := obs.Unit.HeldBack != "" && !obs.Unit.Active || obs.Node.Deleted && obs.Healthy
 	if obs.Pair == PairVanishing || phase == Joined || atRest && phase == Registering {
 		return !a.rest(ctx, phase, obs), nil
 	}

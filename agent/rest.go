@@ -51,7 +51,7 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) (acted boo
 	if a.memory.eager == 0 && a.unasked(o) {
 		a.memory.nextAPICheck = now // something new is seen here: what does the API know of it?
 	}
-	check, moved := !now.Before(a.memory.nextAPICheck) && o.Pair == PairUsable && a.trust != nil, false
+	check, moved := !now.Before(a.memory.nextAPICheck) && a.canAsk(o), false
 	if check {
 		wasReady := a.memory.node.Ready
 		if err := a.askAPI(ctx, o); err != nil {
@@ -76,9 +76,13 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) (acted boo
 	}
 	say := "node " + a.cfg.NodeName
 	if phase != Joined {
-		say = "the kubelet does not run: " + o.Unit.HeldBack
-		if o.Pair == PairVanishing {
+		switch {
+		case o.Pair == PairVanishing:
 			say = "the certificate is gone; if it stays gone for 10 s a new one is requested"
+		case o.Unit.HeldBack != "" && !o.Unit.Active:
+			say = "the kubelet does not run: " + o.Unit.HeldBack
+		default:
+			say = "the kubelet runs, and its Node was deleted"
 		}
 	}
 	a.publish(phase, o, nil, say)
@@ -150,17 +154,21 @@ func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 	return a.askInTurn(ctx, o)
 }
 
-// untilSomethingIsDue says how long a node at rest may be left alone.
-func (a *Agent) untilSomethingIsDue(o Observation) time.Duration {
+// canAsk: there is something to ask the API with, and to know it by.
+func (a *Agent) canAsk(o Observation) bool { return o.Pair == PairUsable && a.trust != nil }
+
+// untilSomethingIsDue says how long a node at rest may be left alone. What nobody
+// does in this phase is not due in it.
+func (a *Agent) untilSomethingIsDue(phase Phase, o Observation) time.Duration {
 	if o.Pair == PairVanishing {
 		return a.pace.VanishGrace
 	}
-	if a.memory.nextAPICheck.IsZero() {
-		return a.pace.LocalCheck // nobody may ask, or there is nothing to ask with
+	if a.memory.nextAPICheck.IsZero() || !a.canAsk(o) {
+		return a.pace.LocalCheck
 	}
 	now := a.deps.Clock.Now()
 	left := a.memory.nextAPICheck.Sub(now)
-	if f := a.memory.follow; f.plan != nil {
+	if f := a.memory.follow; f.plan != nil && phase == Joined {
 		left = min(left, f.due.Sub(now))
 	}
 	if left <= 0 {

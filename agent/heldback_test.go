@@ -1,0 +1,68 @@
+package agent
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
+	"github.com/bootstrap-agent/bootstrap-agent/systemd"
+)
+
+// Disabled or masked says what is to happen at the next start. What runs until then
+// is a node, also for an agent that is started beside it.
+func TestAKubeletThatRunsAlthoughItIsDisabledIsAJoinedNode(t *testing.T) {
+	for _, state := range []string{"disabled", "masked"} {
+		t.Run(state, func(t *testing.T) {
+			t.Parallel()
+			r := joinedRig(t, nil)
+			r.units.Change(func(u *systemd.Unit) { u.UnitFileState = state })
+			calls := len(r.units.Calls())
+			_, stop := r.start()
+			s := r.await("the node at rest", phase(Joined))
+			if !hasNote(s, fault.KubeletStopped) || strings.Contains(s.Message, "does not run") {
+				t.Errorf("notes %+v, message %q", s.Notes, s.Message)
+			}
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if got := r.units.Calls()[calls:]; len(got) > 0 {
+				t.Errorf("the unit was touched: %v", got)
+			}
+		})
+	}
+}
+
+// looks counts how often the loop looks at the unit.
+type looks struct {
+	Units
+	n *atomic.Int64
+}
+
+func (l looks) Unit(ctx context.Context, name string) (systemd.Unit, error) {
+	l.n.Add(1)
+	return l.Units.Unit(ctx, name)
+}
+
+// A change of the cluster that is due while a person holds the kubelet back waits,
+// at the pace of a node at rest.
+func TestAChangeThatIsDueForAStoppedKubeletMakesNobodySpin(t *testing.T) {
+	var n atomic.Int64
+	r, _ := memberOf(t, testapi.Options{Quiet: true}, func(r *rig) {
+		r.cfg.RestartSplay = 20 * time.Minute
+		r.deps.Units = looks{r.units, &n}
+	})
+	must(r.api.PrepareServingCA())
+	r.await("the plan", func(s Status) bool { return noted(fault.CAOffered, "followed at")(s) })
+	r.units.StopByHand()
+	r.await("the stop", func(s Status) bool { return hasNote(s, fault.KubeletStopped) })
+	r.awaitLater(30 * time.Minute)
+	before := n.Load()
+	r.awaitLater(30 * time.Minute)
+	if looked := n.Load() - before; looked > 60 {
+		t.Errorf("%d looks in half an hour", looked)
+	}
+}
