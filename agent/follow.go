@@ -278,6 +278,9 @@ func (a *Agent) staysAsIs(o Observation) string {
 	if a.cfg.AfterJoin == AfterJoinObserve {
 		return "afterJoin is observe"
 	}
+	if o.Node.Deleted {
+		return "the Node was deleted, and a kubelet that is restarted would register it anew"
+	}
 	for _, path := range []string{a.files.CACert(), a.files.Kubeconfig()} {
 		if contains(o.Files.Drifted, path) {
 			return path + " was edited: `bootstrap-agent apply` first"

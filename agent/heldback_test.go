@@ -66,3 +66,35 @@ func TestAChangeThatIsDueForAStoppedKubeletMakesNobodySpin(t *testing.T) {
 		t.Errorf("%d looks in half an hour", looked)
 	}
 }
+
+// A kubelet that is started anew registers its Node anew. So while the Node is
+// deleted nothing restarts it: neither the cluster's next CA nor a repair.
+func TestNothingThatTheClusterDoesRegistersADeletedNodeAnew(t *testing.T) {
+	for name, change := range map[string]func(r *rig, a *Agent){
+		"another CA":       func(r *rig, _ *Agent) { must(r.api.PrepareServingCA()) },
+		"an edited config": func(r *rig, _ *Agent) { r.edit(r.files().ConfigFile(), "maxPods: 42") },
+		"an edited unit":   func(r *rig, _ *Agent) { r.edit(r.dropInPath(), "# mine") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r, a := member(t, func(r *rig) { r.cfg.Repair = true })
+			r.api.DeleteNode(nodeName)
+			r.await("the note", func(s Status) bool { return hasNote(s, fault.NodeDeleted) })
+			change(r, a)
+			calls := len(r.units.Calls())
+			s := r.awaitLater(30 * time.Minute)
+			if !hasNote(s, fault.NodeDeleted) || s.Phase != Joined {
+				t.Errorf("%s, notes %+v", s.Phase, s.Notes)
+			}
+			if got := r.units.Calls()[calls:]; len(got) > 0 {
+				t.Errorf("the unit was touched: %v", got)
+			}
+			// A person registers it again: then what has waited is done.
+			if _, err := r.units.Restart(t.Context(), UnitName); err != nil {
+				t.Fatal(err)
+			}
+			begun := len(r.units.Calls())
+			r.await("what has waited", func(Status) bool { return len(r.units.Calls()) > begun })
+		})
+	}
+}

@@ -81,7 +81,7 @@ func (a *Agent) repairs() bool { return a.cfg.Repair && a.cfg.AfterJoin == After
 // repair brings back what may be brought back now. done: something was, so the
 // machine is to be looked at anew.
 func (a *Agent) repair(ctx context.Context, o Observation) (done bool) {
-	if !a.repairs() || a.manifest.Started.IsZero() || o.Pair != PairUsable {
+	if !a.repairs() || a.manifest.Started.IsZero() || o.Pair != PairUsable || o.Node.Deleted {
 		a.hands.due = time.Time{}
 		return false
 	}
@@ -195,6 +195,8 @@ func (a *Agent) repairNote(path string, outdated bool) string {
 	switch {
 	case !a.repairs():
 		return ""
+	case a.memory.node.Deleted:
+		return "that waits, because the Node was deleted: a kubelet that is restarted would register it anew"
 	case last.Contested:
 		return "it was repaired at " + last.At.UTC().Format(time.RFC3339) + " and changed again within the hour: somebody else writes it, so it is left to him"
 	case a.hands.failed != "":

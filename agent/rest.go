@@ -51,6 +51,9 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) (acted boo
 	if a.memory.eager == 0 && a.unasked(o) {
 		a.memory.nextAPICheck = now // something new is seen here: what does the API know of it?
 	}
+	if f := a.memory.follow; phase == Joined && f.plan != nil && !now.Before(f.due) {
+		a.memory.nextAPICheck = now // the kubelet is about to be restarted: is its Node still there?
+	}
 	check, moved := !now.Before(a.memory.nextAPICheck) && a.canAsk(o), false
 	if check {
 		wasReady := a.memory.node.Ready
