@@ -116,6 +116,11 @@ func (u atUnits) Restart(ctx context.Context, name string) (systemd.Unit, error)
 	return u.Units.Restart(ctx, name)
 }
 
+func (u atUnits) Start(ctx context.Context, name string) (systemd.Unit, error) {
+	u.at()
+	return u.Units.Start(ctx, name)
+}
+
 func (u atUnits) Enable(ctx context.Context, name string) (bool, error) {
 	u.at()
 	defer u.at()
@@ -138,7 +143,12 @@ func (n *theirNode) mustAdopt() *adopt.Found {
 	if err != nil {
 		n.t.Fatal(err)
 	}
-	if err := one.Do(n.t.Context(), f, n.plan(f)); err != nil {
+	if f.Done {
+		err = one.Wake(n.t.Context())
+	} else {
+		err = one.Do(n.t.Context(), f, n.plan(f))
+	}
+	if err != nil {
 		n.t.Fatal(err)
 	}
 	n.awaitLock()
@@ -271,8 +281,13 @@ func TestATakeoverThatIsKilledAnywhereIsEndedByTheNextOrUndone(t *testing.T) {
 				}
 				continue
 			}
-			if f := must(n.adopter(nil).Look(t.Context())); !f.Done {
-				n.mustAdopt()
+			n.mustAdopt()
+			if _, err := os.Stat(n.plan(&adopt.Found{NodeName: nodeName}).ConfigFile); err != nil {
+				t.Errorf("killed at %d: %v", at, err)
+			}
+			calls := n.units.Calls()
+			if !slices.Contains(calls, "enable bootstrap-agent.service") || !slices.Contains(calls, "start bootstrap-agent.service") {
+				t.Errorf("killed at %d: the agent is not at work: %v", at, calls)
 			}
 			n.worksOn(fmt.Sprintf("killed at %d", at), 2)
 			for path, one := range before {

@@ -108,7 +108,14 @@ func (a *Adopt) Do(ctx context.Context, f *Found, p Plan) error {
 	if err := a.underLock(ctx, f, p, rendered, agentBefore.UnitFileState); err != nil {
 		return err
 	}
-	if _, err := a.Units.Enable(ctx, agentService); err != nil {
+	return a.Wake(ctx)
+}
+
+// Wake starts the agent, unless it is at work: the last step of Do, and what is left
+// to do where the machine is taken over already (Found.Done).
+func (a *Adopt) Wake(ctx context.Context) error {
+	unit, err := a.Units.Unit(ctx, agentService)
+	if err != nil || unit.Running() {
 		return err
 	}
 	if _, err := a.Units.Start(ctx, agentService); err != nil {
@@ -201,10 +208,13 @@ func (a *Adopt) restart(ctx context.Context, p Plan, rendered systemd.Rendered, 
 	if err := manifest.Write(a.Paths); err != nil {
 		return err
 	}
+	if _, err := a.Units.Enable(ctx, agentService); err != nil {
+		return err
+	}
 	if err := atomicfile.MkdirAll(filepath.Dir(p.ConfigFile), 0o755); err != nil {
 		return err
 	}
-	// Last of all: its appearance may start the agent.
+	// Last of all: its appearance may start the agent, and shows that all is done.
 	if _, err := atomicfile.Write(p.ConfigFile, p.Config, 0o600); err != nil {
 		return err
 	}

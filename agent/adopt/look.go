@@ -35,6 +35,10 @@ func (a *Adopt) Look(ctx context.Context) (*Found, error) {
 		return nil, err
 	}
 	f := &Found{Done: manifest.Adopted != nil && !manifest.Started.IsZero()}
+	if begun != nil && f.Done {
+		_, err := os.Lstat(begun.ConfigFile) // written last, see Do
+		f.Done = err == nil
+	}
 	if _, ours := manifest.Files[a.files().CurrentPair()]; ours && manifest.Adopted == nil {
 		return nil, refused("this node was joined by the agent itself: there is nothing to take over")
 	}

@@ -85,6 +85,11 @@ func (a *app) adopt(ctx context.Context, l *loader, dryRun, yes bool) error {
 		return err
 	}
 	if found.Done {
+		if !dryRun {
+			if err := one.Wake(ctx); err != nil {
+				return fmt.Errorf("node %s is taken over already, and the agent does not start: %w", found.NodeName, err)
+			}
+		}
 		return a.print("Node " + found.NodeName + " is taken over already. `bootstrap-agent status` shows it.\n")
 	}
 	plan, err := a.adoptPlan(l, w, found)
