@@ -463,3 +463,54 @@ func TestAResetOfATakenOverNodeLeavesWhatIsKubeadms(t *testing.T) {
 		t.Error("the record is still there")
 	}
 }
+
+// kubeadm puts --hostname-override into its own variable where the node's name is
+// not the host's. The variable stays all the same: `kubeadm upgrade node` writes it.
+func TestKubeadmsVariableStaysAlsoWhereItNamesTheNode(t *testing.T) {
+	n := newTheirNode(t)
+	mustWrite(t, n.flags, "KUBELET_KUBEADM_ARGS=\"--hostname-override="+nodeName+" --pod-infra-container-image=pause:3\"\n")
+	f := n.mustAdopt()
+	if !slices.Contains(f.Adopted.Variables, "KUBELET_KUBEADM_ARGS") || len(f.Values.ExtraArgs) != 0 {
+		t.Errorf("variables %q, arguments %q", f.Adopted.Variables, f.Values.ExtraArgs)
+	}
+	n.worksOn("adopted", 1)
+	// What kubeadm writes there with the next version is what the kubelet gets.
+	mustWrite(t, n.flags, "KUBELET_KUBEADM_ARGS=\"--hostname-override="+nodeName+" --v=3\"\n")
+	argv := must(n.units.Unit(t.Context(), UnitName)).Argv(os.ReadFile)
+	if !slices.Contains(argv, "--v=3") || slices.Contains(argv, "--pod-infra-container-image=pause:3") {
+		t.Errorf("the kubelet runs as %q", argv)
+	}
+}
+
+func TestARestoreThatIsKilledWhileItForgetsIsEndedByTheNext(t *testing.T) {
+	for at := 1; ; at++ {
+		n := newTheirNode(t)
+		before := n.theirs()
+		n.mustAdopt()
+		one := n.reset()
+		left := at
+		one.Remove = func(path string) error {
+			if left--; left < 0 {
+				return errKilled
+			}
+			return os.RemoveAll(path)
+		}
+		_, err := one.Restore(t.Context(), n.deps.Clock.Now())
+		n.awaitLock()
+		if err == nil {
+			if at < 5 {
+				t.Errorf("only %d points", at)
+			}
+			return
+		}
+		if _, err := n.reset().Restore(t.Context(), n.deps.Clock.Now()); err != nil {
+			t.Errorf("killed at %d: %v", at, err)
+		}
+		if after := n.theirs(); !maps.Equal(after, before) {
+			t.Errorf("killed at %d: %v", at, after.paths(func(node) bool { return true }))
+		}
+		if m := must(record.ReadManifest(n.cfg.Paths)); m.Adopted != nil {
+			t.Errorf("killed at %d: it counts as taken over", at)
+		}
+	}
+}

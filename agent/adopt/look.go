@@ -120,7 +120,7 @@ func (a *Adopt) carryOver(f *Found, unit systemd.Unit) error {
 			if decided {
 				return refused("$%s has flags that the agent decides (%s): move them into the unit", systemd.ExtraArgs, strings.Join(dropped, ", "))
 			}
-		case variable && !strings.HasPrefix(name, "{") && !decided:
+		case variable && !strings.HasPrefix(name, "{") && (!decided || onlyNames(values)):
 			f.Adopted.Variables = append(f.Adopted.Variables, name)
 		default:
 			words = append(words, values...)
@@ -140,6 +140,16 @@ func (a *Adopt) carryOver(f *Found, unit systemd.Unit) error {
 		a.keep(f, name, value, given)
 	}
 	return nil
+}
+
+// onlyNames: of what the agent decides these words say the node's name alone, which
+// is that of the certificate, or identity refuses: said twice it does no harm.
+// kubeadm puts it into its variable where it is not the host's.
+func onlyNames(words []string) bool {
+	return !slices.ContainsFunc(words, func(word string) bool {
+		name := flagName(word)
+		return name != "hostname-override" && slices.Contains(dropped, name)
+	})
 }
 
 func (a *Adopt) keep(f *Found, name, value string, given bool) {

@@ -275,7 +275,7 @@ func (r *Reset) removeAll(ctx context.Context, p *Plan) error {
 			return err
 		}
 	}
-	return r.forget()
+	return r.forget("")
 }
 
 // clear removes a folder of a template whole. Nothing is mounted below it: that
@@ -292,8 +292,9 @@ func (r *Reset) clear(path string) error {
 }
 
 // forget empties the agent's own folders. The manifest goes last: while it is
-// there, what is left to do can be told. The lock stays, it is held.
-func (r *Reset) forget() error {
+// there, what is left to do can be told; undoing a takeover is told by another
+// folder, which goes after it. The lock stays, it is held.
+func (r *Reset) forget(folder string) error {
 	for _, path := range []string{r.Paths.StatusFile(), r.Paths.MetricsFile()} {
 		if err := atomicfile.Discard(path); err != nil {
 			return err
@@ -305,7 +306,9 @@ func (r *Reset) forget() error {
 	}
 	last := []string{filepath.Base(r.Paths.TrustFile()), filepath.Base(r.Paths.ManifestFile())}
 	for _, e := range entries {
-		if path := filepath.Join(r.Paths.State, e.Name()); e.IsDir() {
+		if path := filepath.Join(r.Paths.State, e.Name()); path == folder {
+			continue
+		} else if e.IsDir() {
 			err = os.RemoveAll(path)
 		} else if path != r.Paths.LockFile() && !slices.Contains(last, e.Name()) {
 			err = r.away(path)
@@ -318,6 +321,12 @@ func (r *Reset) forget() error {
 		if err := r.away(filepath.Join(r.Paths.State, name)); err != nil {
 			return err
 		}
+	}
+	if folder == "" {
+		return nil
+	}
+	if err := os.RemoveAll(folder); err != nil {
+		return fmt.Errorf("cannot forget what is on record: %w", err)
 	}
 	return nil
 }

@@ -166,5 +166,5 @@ func (r *Reset) Restore(ctx context.Context, now time.Time) (*Back, error) {
 		return b, fmt.Errorf("everything is as it was, but the kubelet does not start: %w", err)
 	}
 	r.say("restarted %s", systemd.KubeletUnit)
-	return b, r.forget()
+	return b, r.forget(r.Paths.BeforeAdopt())
 }
