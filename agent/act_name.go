@@ -173,7 +173,9 @@ func (a *Agent) installPair(ctx context.Context, o Observation, pair []byte) err
 		a.files.CurrentPair(), a.files.CACert(), a.files.ConfigFile(), a.files.EnvironmentFile(),
 		a.files.ServingCert(), a.files.ServingKey(), a.files.Kubeconfig(),
 	} {
-		a.manifest.Expect(path, "")
+		if !a.theirs(path) {
+			a.manifest.Expect(path, "")
+		}
 	}
 	a.manifest.Rewrite = a.manifest.Rewrite || !anew
 	a.manifest.Before, a.manifest.Inputs = a.wayBack(o, pair), a.now()

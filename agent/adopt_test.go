@@ -514,3 +514,53 @@ func TestARestoreThatIsKilledWhileItForgetsIsEndedByTheNext(t *testing.T) {
 		}
 	}
 }
+
+// `status` where no agent runs knows where somebody else's configuration lies.
+func TestAnAdoptedNodeIsSurveyedWithItsOwnConfiguration(t *testing.T) {
+	n := newTheirNode(t)
+	elsewhere := filepath.Join(n.cfg.Paths.Etc, "kubernetes/kubelet-config.yaml")
+	mustWrite(t, elsewhere, string(must(os.ReadFile(n.config))))
+	if err := os.Remove(n.config); err != nil {
+		t.Fatal(err)
+	}
+	n.units.Change(func(u *systemd.Unit) { u.Environment[1] = "KUBELET_CONFIG_ARGS=--config=" + elsewhere })
+	n.mustAdopt()
+	n.worksOn("adopted", 1)
+	s, err := Survey(t.Context(), n.cfg, n.deps)
+	if err != nil || s.Phase != Joined {
+		t.Errorf("%s, %v", s.Phase, err)
+	}
+}
+
+// The configuration of an adopted node is somebody else's: apply and repair write
+// what is the agent's, a certificate that is made anew takes nothing over.
+func TestTheConfigurationOfAnAdoptedNodeIsNobodysButTheirs(t *testing.T) {
+	n := newTheirNode(t)
+	n.mustAdopt()
+	config := string(must(os.ReadFile(n.config)))
+	n.cfg.AfterJoin, n.cfg.Repair = AfterJoinHeal, true
+	answer, err := n.applies(Order{})
+	if err != nil || len(answer.Changes) > 0 {
+		t.Errorf("%v, apply would change %+v", err, answer)
+	}
+	if err := n.expire(); err != nil {
+		t.Fatal(err)
+	}
+	_, stop := n.start()
+	n.await("the node with a new certificate", func(s Status) bool { return s.Phase == Joined && len(n.api.CSRs()) == 2 })
+	n.edit(n.config, "maxPods: 42")
+	s := n.awaitLater(40 * time.Minute)
+	if hasNote(s, fault.Drifted) {
+		t.Errorf("notes %+v", s.Notes)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
+	}
+	n.awaitLock()
+	if answer, err = n.applies(Order{}); err != nil || len(answer.Changes) > 0 {
+		t.Errorf("%v, apply would change %+v", err, answer)
+	}
+	if now := string(must(os.ReadFile(n.config))); now != config+"maxPods: 42\n" {
+		t.Errorf("it is\n%s", now)
+	}
+}

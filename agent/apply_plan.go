@@ -167,7 +167,7 @@ func (a *Agent) wanted(ctx context.Context, p *plan, fresh bool) ([]*wantedFile,
 // wantedConfig is the kubelet's configuration; nil where it is not known, or
 // somebody else's.
 func (a *Agent) wantedConfig(ctx context.Context, fresh bool) ([]byte, error) {
-	if !a.isOurs(a.files.ConfigFile()) {
+	if path := a.files.ConfigFile(); !a.isOurs(path) || a.theirs(path) {
 		return nil, nil
 	}
 	r := a.renderer()

@@ -344,7 +344,7 @@ func TestACAThatChangedWithoutAnOverlapNeedsASignatureAndAPin(t *testing.T) {
 	if n, made := restarts(r), len(r.api.CSRs()); n != 1 || made != 1 {
 		t.Errorf("%d restarts, %d requests: %v", n, made, r.units.Calls())
 	}
-	if trust := must(record.ReadTrust(r.cfg.Paths)); trust.FormerCA == "" || trust.NodeUID == "" || trust.TokenID != "fresh1" {
+	if trust := must(record.ReadTrust(r.cfg.Paths)); trust.FormerCA == "" || trust.NodeUID == "" || trust.TokenID != "fresh1" || trust.UnitBefore == "" {
 		t.Errorf("record: %+v", trust)
 	}
 	r.await("nothing to tell", func(s Status) bool { return s.Phase == Joined && !hasNote(s, fault.CAPinMismatch) })

@@ -128,7 +128,7 @@ func (a *Agent) rediscover(ctx context.Context) bool {
 	if next.CA == a.trust.CA && next.Server == a.trust.Server {
 		return false // the cluster is what it was: something else answers in its place
 	}
-	next.CATaken, next.ServerMoved = a.trust.CATaken, a.trust.ServerMoved
+	next.CATaken, next.ServerMoved, next.UnitBefore = a.trust.CATaken, a.trust.ServerMoved, a.trust.UnitBefore
 	bundle, pins := next.CA, next.CAPins
 	next.CA, next.FormerCA = a.trust.CA, a.trust.FormerCA
 	next.TakeCA(bundle, pins)

@@ -40,6 +40,7 @@ func Preflight(ctx context.Context, cfg Config, deps Deps, in PreflightInput) []
 	recorded, recordErr := record.ReadManifest(cfg.Paths)
 	if recordErr == nil {
 		a.manifest = recorded
+		a.takeAdopted()
 	} // else: only root may see it
 	path, version, versionErr := a.askBinary(ctx)
 	server := a.greeted(ctx, in)

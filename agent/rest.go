@@ -193,6 +193,7 @@ func Survey(ctx context.Context, cfg Config, deps Deps) (Status, error) {
 	if a.manifest, err = record.ReadManifest(cfg.Paths); err != nil {
 		return Status{}, err
 	}
+	a.takeAdopted()
 	if cfg.NodeName == "" && a.trust != nil {
 		a.cfg.NodeName = a.trust.NodeName
 	}
