@@ -42,6 +42,23 @@ func (c *change) bytesDiffer() bool {
 	return c.exists != (c.data != nil) || !bytes.Equal(c.old, c.data)
 }
 
+// textOnly: what is different is the comment at the head alone, which another version
+// of the package words otherwise. That is no drift, and nothing that a kubelet reads.
+func (c *change) textOnly() bool {
+	return c.exists && c.data != nil && bytes.Equal(headless(c.old), headless(c.data))
+}
+
+// headless is a file without the comment at its head.
+func headless(data []byte) []byte {
+	for {
+		line, rest, more := bytes.Cut(data, []byte("\n"))
+		if line = bytes.TrimSpace(line); !more || len(line) > 0 && line[0] != '#' {
+			return data
+		}
+		data = rest
+	}
+}
+
 // plan is what has to be done so that a node's files are as they should be.
 type plan struct {
 	changes  []*change
@@ -61,7 +78,9 @@ func (p *plan) told() []FileChange {
 
 // inputs says whether anything changes that the kubelet reads, which it does
 // only when it starts.
-func (p *plan) inputs() bool { return slices.ContainsFunc(p.changes, (*change).bytesDiffer) }
+func (p *plan) inputs() bool {
+	return slices.ContainsFunc(p.changes, func(c *change) bool { return c.bytesDiffer() && !c.textOnly() })
+}
 
 // restart says whether the kubelet is to be restarted, and if not although
 // something changes, why.

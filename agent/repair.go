@@ -68,7 +68,7 @@ func (a *Agent) differing(ctx context.Context) []string {
 	}
 	var paths []string
 	for _, w := range wanted {
-		if c, _, err := a.compare(w); err == nil && c.bytesDiffer() {
+		if c, _, err := a.compare(w); err == nil && c.bytesDiffer() && !c.textOnly() {
 			paths = append(paths, w.path)
 		}
 	}
@@ -128,11 +128,18 @@ func (a *Agent) repair(ctx context.Context, o Observation) (done bool) {
 }
 
 // only leaves of a plan what is to be done now. Unit and drop-in are written
-// together: one that has to wait, or is left to somebody else, keeps both.
+// together: one that has to wait, or is left to somebody else, keeps both; one of
+// which only the text is another goes with the other.
 func (p *plan) only(paths []string) {
 	waits := func(c *change) bool { return !slices.Contains(paths, c.path) }
-	units := slices.ContainsFunc(p.changes, func(c *change) bool { return c.unit && waits(c) })
-	p.changes = slices.DeleteFunc(p.changes, func(c *change) bool { return waits(c) || c.unit && units })
+	kept := slices.ContainsFunc(p.changes, func(c *change) bool { return c.unit && waits(c) && !c.textOnly() })
+	due := slices.ContainsFunc(p.changes, func(c *change) bool { return c.unit && !waits(c) })
+	p.changes = slices.DeleteFunc(p.changes, func(c *change) bool {
+		if c.unit {
+			return kept || !due
+		}
+		return waits(c)
+	})
 }
 
 // judgeFights finds the files that somebody has changed again soon after they
