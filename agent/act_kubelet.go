@@ -115,7 +115,23 @@ func (a *Agent) foreign(unit systemd.Unit) error {
 	if err != nil {
 		return err
 	}
-	return kubelet.ForeignFault(foreign)
+	err = kubelet.ForeignFault(foreign)
+	if f, ok := fault.As(err); ok && a.forgotten() {
+		return f.WithHint("It was joined by an agent whose records are gone (a purge of the package?). The node goes on as it is. To have it looked after again, join anew: `bootstrap-agent reset`, `bootstrap-agent token set`, `systemctl enable --now bootstrap-agent`. Nothing was changed.")
+	}
+	return err
+}
+
+// forgotten: what lies here is an agent's work, byte for byte, and no record says so.
+func (a *Agent) forgotten() bool {
+	data, err := readSmall(a.files.Kubeconfig())
+	dropIn, derr := readSmall(a.dropIn())
+	if err != nil || derr != nil || !systemd.Ours(dropIn) || len(a.manifest.Files) > 0 {
+		return false
+	}
+	k, err := kubelet.ParseKubeconfig(data)
+	ours, rerr := a.files.RenderKubeconfig(k.Server)
+	return err == nil && rerr == nil && string(ours) == string(data)
 }
 
 func (a *Agent) isOurs(path string) bool {

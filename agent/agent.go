@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"sync"
 	"time"
 
@@ -146,6 +147,11 @@ func (a *Agent) remember() error {
 	for _, dir := range []string{paths.State, paths.Run} {
 		if err := atomicfile.CleanTemp(dir); err != nil {
 			return err
+		}
+	}
+	for _, dir := range []string{paths.Units, filepath.Dir(a.dropIn())} {
+		if err := atomicfile.CleanTemp(dir); err != nil {
+			a.log.WithError(err).Debug("cannot sweep up") // nobody reads them there
 		}
 	}
 	err := a.files.Clean()

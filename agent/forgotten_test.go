@@ -38,6 +38,45 @@ func TestANodeWhoseRecordsAreGoneIsSomebodyElses(t *testing.T) {
 	if n := len(r.units.Calls()) - calls; n != 0 {
 		t.Errorf("systemd was told to do: %v", r.units.Calls()[calls:])
 	}
+	// The way out that it names is one: adopt takes over nothing that the agent wrote.
+	if hint := fault.HintOf(err); !strings.Contains(hint, "`bootstrap-agent reset`") || strings.Contains(hint, "adopt") {
+		t.Errorf("hint: %s", hint)
+	}
+	r.awaitLock()
+	r.mustReset(r.reset())
+	r.api.DeleteNode(nodeName)
+	r.mustJoin()
+}
+
+// Where somebody else's identity lies beside it, that is what is to be decided on.
+func TestAForeignIdentityBesideOneWithoutRecordsIsForAdopt(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	r.mustJoin()
+	if err := os.RemoveAll(r.cfg.Paths.State); err != nil {
+		t.Fatal(err)
+	}
+	mustWrite(t, r.files().Kubeconfig(), strings.Replace(r.read(r.files().Kubeconfig()), "https://", "https://other.", 1)+"# mine\n")
+	r.deps.StopWhenBlocked = true
+	if err := r.run(); fault.ReasonOf(err) != fault.ForeignKubelet || !strings.Contains(fault.HintOf(err), "adopt") {
+		t.Errorf("%v: %s", err, fault.HintOf(err))
+	}
+}
+
+// What a crash has left half written beside the units goes with the next start.
+func TestTemporaryFilesAreSweptAlsoBesideTheUnits(t *testing.T) {
+	r := joinedRig(t, nil)
+	var left []string
+	for _, dir := range []string{r.cfg.Paths.Units, filepath.Dir(r.dropInPath()), r.cfg.Paths.State, r.cfg.Paths.Kubelet} {
+		path := filepath.Join(dir, ".bootstrap-agent-tmp-0123")
+		mustWrite(t, path, "half")
+		left = append(left, path)
+	}
+	r.mustStayJoined()
+	for _, path := range left {
+		if _, err := os.Stat(path); err == nil {
+			t.Errorf("%s is still there", path)
+		}
+	}
 }
 
 // Started with a config that cannot be read, a node is watched; what a config
