@@ -98,3 +98,20 @@ func TestNothingThatTheClusterDoesRegistersADeletedNodeAnew(t *testing.T) {
 		})
 	}
 }
+
+// A kubelet that runs although it is disabled is not restarted, because nobody said
+// that it may be started; what it misses by that is told, and done once it may.
+func TestWhatADisabledKubeletMissesIsToldAndDoneOnceItMay(t *testing.T) {
+	r, _ := member(t, nil)
+	r.units.Change(func(u *systemd.Unit) { u.UnitFileState = "masked" })
+	r.await("the state", noted(fault.KubeletStopped, "systemctl unmask kubelet; systemctl enable --now kubelet"))
+	old, next := r.api.Pin(), must(r.api.PrepareServingCA())
+	r.await("both CAs, and a kubelet that knows one", func(s Status) bool {
+		return trusts(old, next)(s) && noted(fault.KubeletStopped, "is not restarted")(s)
+	})
+	if n := restarts(r); n != 0 {
+		t.Errorf("%d restarts: %v", n, r.units.Calls())
+	}
+	r.units.Change(func(u *systemd.Unit) { u.UnitFileState = "enabled" })
+	r.await("the restart", func(s Status) bool { return s.Phase == Joined && restarts(r) == 1 && !hasNote(s, fault.KubeletStopped) })
+}

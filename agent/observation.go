@@ -105,6 +105,17 @@ type Unit struct {
 	Drifted []string
 }
 
+// heldMasked is HeldBack of a masked unit: to enable it is not enough then.
+const heldMasked = "masked"
+
+// runsOnOld says of a kubelet that runs although it is held back what it misses.
+func (u Unit) runsOnOld() string {
+	if !u.Active || !u.Older {
+		return ""
+	}
+	return "; it runs, with the certificate, CA or server of before, and is not restarted for the new ones because it could not be started again"
+}
+
 // Node is our Node object.
 type Node struct {
 	Known    bool // it has been seen under our trust record (its UID is kept)
@@ -195,7 +206,10 @@ func notesOf(o Observation) []Note {
 		add(fault.ConfigInvalid, "the config file has become bad and is not used: "+o.ConfigError.Error())
 	}
 	if o.Unit.HeldBack != "" {
-		add(fault.KubeletStopped, "kubelet.service is "+o.Unit.HeldBack)
+		add(fault.KubeletStopped, "kubelet.service is "+o.Unit.HeldBack+o.Unit.runsOnOld())
+		if o.Unit.HeldBack == heldMasked {
+			hint("When it may run again: `systemctl unmask kubelet; systemctl enable --now kubelet`.")
+		}
 	}
 	if o.Node.Deleted {
 		add(fault.NodeDeleted, "the Node object is gone from the API")

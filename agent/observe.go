@@ -205,7 +205,7 @@ func (a *Agent) unitState(u systemd.Unit) Unit {
 	if startedByUs {
 		switch {
 		case u.Masked():
-			s.HeldBack = "masked"
+			s.HeldBack = heldMasked
 		case u.Disabled():
 			s.HeldBack = "disabled"
 		case stoppedByUs:
