@@ -63,7 +63,8 @@ func (r *rig) dropInPath() string {
 	return filepath.Join(r.cfg.Paths.Units, UnitName+".d", systemd.DropInName)
 }
 
-// edit appends a line to a file, as a person would.
+// edit appends a line to a file, as a person would. By rename: an agent that runs
+// heals a file that it finds half written.
 func (r *rig) edit(path, line string) {
 	r.t.Helper()
 	data, err := os.ReadFile(path)
@@ -75,7 +76,7 @@ func (r *rig) edit(path, line string) {
 	if err == nil {
 		mode = info.Mode().Perm()
 	}
-	if err := os.WriteFile(path, append(data, []byte(line+"\n")...), mode); err != nil {
+	if err := errors.Join(os.WriteFile(path+".new", append(data, []byte(line+"\n")...), mode), os.Rename(path+".new", path)); err != nil {
 		r.t.Fatal(err)
 	}
 }

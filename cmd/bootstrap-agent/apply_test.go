@@ -27,7 +27,11 @@ func (d *door) edit(path, line string) {
 	d.t.Helper()
 	data, err := os.ReadFile(path)
 	if err == nil {
-		err = os.WriteFile(path, append(data, []byte(line+"\n")...), 0o600)
+		// By rename: an agent that runs heals a file that it finds half written.
+		err = os.WriteFile(path+".new", append(data, []byte(line+"\n")...), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
 	}
 	if err != nil {
 		d.t.Fatal(err)
