@@ -17,6 +17,11 @@ import (
 // lines can otherwise stand for millions of values.
 const maxNodes = 100_000
 
+// maxMarks bounds what begins a new thing in YAML (an entry, a field, a line), before
+// the parser sees any of it: its tree of a megabyte can take a hundred. A real
+// document has some hundreds.
+const maxMarks = 20_000
+
 // maxDepth bounds nesting; a real document has less than ten levels.
 const maxDepth = 64
 
@@ -31,6 +36,16 @@ func parseDocument(data []byte) (map[string]any, error) {
 	}
 	if len(bytes.TrimSpace(data)) == 0 {
 		return nil, errors.New("is empty")
+	}
+	marks := 0
+	for _, c := range data {
+		switch c {
+		case ',', ':', '-', '[', '{', '?', '#', '!', '&', '*', '\n', '\r':
+			marks++
+		}
+	}
+	if marks > maxMarks {
+		return nil, fmt.Errorf("has %d marks like , : - [ and ends of lines in it; no configuration needs more than %d", marks, maxMarks)
 	}
 	if err := checkShape(data); err != nil {
 		return nil, err

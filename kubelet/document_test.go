@@ -23,8 +23,9 @@ func TestBombsAreRefusedBeforeTheyGoOff(t *testing.T) {
 		"self in map":   {"a: &a\n  b: *a\n", ""},
 		"deep flow":     {"a: " + strings.Repeat("[", 5000) + strings.Repeat("]", 5000), ""},
 		"deep blocks":   {deep(200), "nested deeper"},
-		"many keys":     {"a: [" + strings.Repeat("1,", maxNodes) + "1]", "stands for more than"},
-		"merge bomb":    {"a: &a {x: 1}\nb:\n  <<: [" + strings.TrimSuffix(strings.Repeat("*a,", 60_000), ",") + "]\n", "stands for more than"},
+		"many keys":     {"a: [" + strings.Repeat("1,", maxNodes) + "1]", "marks like"},
+		"many lines":    {"a:\n" + strings.Repeat("- 1\n", maxMarks/2), "marks like"},
+		"merge bomb":    {"a: &a {" + strings.TrimSuffix(strings.Repeat("x: 1, ", 50), ", ") + "}\nb:\n  <<: [" + strings.TrimSuffix(strings.Repeat("*a,", 5_000), ",") + "]\n", "stands for more than"},
 		"binary":        {"\x7fELF\x02\x01\x01\x00", "does not parse"},
 		"UTF-16":        {"\xff\xfea\x00:\x00 \x00b", ""},
 	} {

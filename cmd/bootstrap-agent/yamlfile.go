@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"unicode"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -354,10 +355,11 @@ func (j *yamlJudge) text(name string, n *yaml.Node) (string, bool) {
 	return "", false
 }
 
-// hasControl finds what may never go into a unit, an argument or a header.
+// hasControl finds what may never go into a unit, an argument or a header; marks
+// that turn a line's direction round are among it, as they are for units.
 func hasControl(s string) bool {
 	for _, r := range s {
-		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == utf8.RuneError {
+		if r < ' ' || r >= 0x7f && r < 0xa0 || r == 0x2028 || r == 0x2029 || r == utf8.RuneError || unicode.Is(unicode.Bidi_Control, r) {
 			return true
 		}
 	}

@@ -41,11 +41,18 @@ const (
 	pingTimeout = 15 * time.Second
 
 	maxHeaderBytes = 64 << 10
-	maxBodyBytes   = 4 << 20
+	maxBodyBytes   = 2 << 20 // etcd keeps no object of more than 1.5 MiB
+	maxErrorBytes  = 64 << 10
 	// A whole watch: it is of one object, whose first events are all that matters,
 	// and client-go's reader of events takes in one that never ends. A server ends
 	// a watch after an hour at the latest; whoever needs it longer opens it again.
 	maxWatchBytes = 1 << 20
+	// What a decoder makes of an answer can be a hundred times as large as the
+	// answer: an entry of a list, `{},`, is three bytes there and hundreds here. A
+	// Node has one or two thousand marks that begin something, a request some fifty.
+	maxMarks = 20_000
+	// A list of requests is decoded into few fields of each.
+	maxListMarks = 80_000
 )
 
 // Options say which server is asked, what it is verified against, and who asks.

@@ -122,7 +122,7 @@ func TestEachReadAsksThePathOfTheAPI(t *testing.T) {
 	ca := newAuthority(t)
 	bodies := map[string]string{
 		"GET /api/v1/nodes/n1": `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n1"}}`,
-		"GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1": `{"kind":"Lease","apiVersion":"coordination.k8s.io/v1","spec":{"leaseDurationSeconds":40}}`,
+		"GET /apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/n1": `{"kind":"Lease","apiVersion":"coordination.k8s.io/v1","metadata":{"name":"n1"},"spec":{"leaseDurationSeconds":40}}`,
 		"GET /api/v1/namespaces/kube-system/configmaps/kubelet-config":          `{"kind":"ConfigMap","apiVersion":"v1","data":{"kubelet":"a: b"}}`,
 		"GET /api/v1/namespaces/kube-public/configmaps/cluster-info":            `{"kind":"ConfigMap","apiVersion":"v1","data":{"kubeconfig":"c: d"}}`,
 		"POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews":           `{"kind":"SelfSubjectAccessReview","apiVersion":"authorization.k8s.io/v1","status":{"allowed":true}}`,

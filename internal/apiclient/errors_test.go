@@ -52,6 +52,11 @@ func TestEveryAnswerHasItsReason(t *testing.T) {
 		"200 and nothing":          {code: 200, want: fault.ServerError},
 		"200, cut off":             {code: 200, header: header{"Content-Length": "100"}, body: `{"kind":"Node","api`, want: fault.ServerError, say: "cut off"},
 		"200 and far too much":     {code: 200, body: `{"kind":"Node","apiVersion":"v1","x":"` + strings.Repeat("y", maxBodyBytes) + `"}`, want: fault.ServerError, say: "larger than"},
+		"200 and far too rich":     {code: 200, body: `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n1"},"status":{"conditions":[` + strings.Repeat("{},", maxMarks/2) + `{}]}}`, want: fault.ServerError, say: "more than 20000 marks"},
+		"200 of another name":      {code: 200, body: `{"kind":"Node","apiVersion":"v1","metadata":{"name":"n2\n"}}`, want: fault.ServerError, say: `cannot read node n1: the API server answered with an object named "n2\n"`},
+		"200 of no name":           {code: 200, body: `{}`, want: fault.ServerError, say: "an object named"},
+		"403 with megabytes":       {code: 403, body: fmt.Sprintf(status, "Forbidden", 403) + strings.Repeat(" ", 10<<20), is: apierrors.IsForbidden},
+		"500 with megabytes":       {code: 500, body: strings.Repeat("x", 10<<20), want: fault.ServerError},
 		"302":                      {code: 302, header: header{"Location": "http://evil/\n"}, want: fault.ServerError, say: "redirects are not followed"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -18,6 +18,8 @@ import (
 	"k8s.io/apimachinery/pkg/watch"
 	"k8s.io/client-go/rest"
 	"k8s.io/klog/v2"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
 const (
@@ -29,13 +31,15 @@ const (
 // stored it.
 func (c *Client) CreateCSR(ctx context.Context, csr *certificatesv1.CertificateSigningRequest) (*certificatesv1.CertificateSigningRequest, error) {
 	out := &certificatesv1.CertificateSigningRequest{}
-	return found(out, c.do(ctx, c.certificates.Post().Resource(csrs).Body(csr), out, "cannot create certificate signing request "+csr.Name))
+	what := "cannot create certificate signing request " + csr.Name
+	return named(out, csr.Name, what, c.do(ctx, c.certificates.Post().Resource(csrs).Body(csr), out, what))
 }
 
 // GetCSR reads a certificate signing request.
 func (c *Client) GetCSR(ctx context.Context, name string) (*certificatesv1.CertificateSigningRequest, error) {
 	out := &certificatesv1.CertificateSigningRequest{}
-	return found(out, c.do(ctx, c.certificates.Get().Resource(csrs).Name(name), out, "cannot read certificate signing request "+name))
+	what := "cannot read certificate signing request " + name
+	return named(out, name, what, c.do(ctx, c.certificates.Get().Resource(csrs).Name(name), out, what))
 }
 
 // WatchCSR watches one certificate signing request from a resourceVersion on.
@@ -100,7 +104,7 @@ func (c *Client) PendingCSR(ctx context.Context, signer, user string) (*PendingC
 	req := c.certificates.Get().Resource(csrs).
 		Param("fieldSelector", fields.OneTermEqualSelector("spec.signerName", signer).String()).
 		Param("limit", strconv.Itoa(mostCSRs))
-	if err := c.small(ctx, req, &list, "cannot list certificate signing requests"); err != nil {
+	if err := c.smallNoted(ctx, &call{list: true}, req, &list, "cannot list certificate signing requests"); err != nil {
 		return nil, err
 	}
 	var newest *PendingCSR
@@ -118,7 +122,10 @@ func (c *Client) PendingCSR(ctx context.Context, signer, user string) (*PendingC
 // small sends one request and decodes the few fields of its answer that are of
 // interest: a type of the API with all of its own would only make us larger.
 func (c *Client) small(ctx context.Context, req *rest.Request, out any, what string) error {
-	note := &call{}
+	return c.smallNoted(ctx, &call{}, req, out, what)
+}
+
+func (c *Client) smallNoted(ctx context.Context, note *call, req *rest.Request, out any, what string) error {
 	limited, cancel := context.WithTimeout(noted(ctx, note), requestTimeout)
 	defer cancel()
 	body, err := req.MaxRetries(0).WarningHandlerWithContext(rest.NoWarnings{}).Do(limited).Raw()
@@ -131,7 +138,8 @@ func (c *Client) small(ctx context.Context, req *rest.Request, out any, what str
 // GetNode reads a Node.
 func (c *Client) GetNode(ctx context.Context, name string) (*corev1.Node, error) {
 	out := &corev1.Node{}
-	return found(out, c.do(ctx, c.core.Get().Resource(nodes).Name(name), out, "cannot read node "+name))
+	what := "cannot read node " + name
+	return named(out, name, what, c.do(ctx, c.core.Get().Resource(nodes).Name(name), out, what))
 }
 
 // AnnotateNode changes these annotations of a Node and nothing else of it; nil
@@ -155,8 +163,8 @@ func (c *Client) WatchNode(ctx context.Context, name, resourceVersion string) (w
 // GetLease reads the Lease that a node's kubelet renews.
 func (c *Client) GetLease(ctx context.Context, nodeName string) (*coordinationv1.Lease, error) {
 	out := &coordinationv1.Lease{}
-	return found(out, c.do(ctx, c.coordination.Get().Namespace(corev1.NamespaceNodeLease).Resource("leases").Name(nodeName), out,
-		"cannot read the lease of node "+nodeName))
+	what := "cannot read the lease of node " + nodeName
+	return named(out, nodeName, what, c.do(ctx, c.coordination.Get().Namespace(corev1.NamespaceNodeLease).Resource("leases").Name(nodeName), out, what))
 }
 
 // KubeletConfig reads the cluster's KubeletConfiguration, YAML, from the
@@ -166,10 +174,17 @@ func (c *Client) KubeletConfig(ctx context.Context) (string, error) {
 	return c.configMapKey(ctx, metav1.NamespaceSystem, "kubelet-config", "kubelet")
 }
 
-// found keeps half-read objects from callers.
-func found[T any](out *T, err error) (*T, error) {
+// named keeps half-read objects from callers, and those that are not the one that
+// was asked for: an empty object decodes into anything.
+func named[T any, P interface {
+	*T
+	GetName() string
+}](out *T, name, what string, err error) (*T, error) {
 	if err != nil {
 		return nil, err
+	}
+	if got := P(out).GetName(); got != name {
+		return nil, fault.New(fault.ServerError, "%s: the API server answered with an object named %s", what, fault.Quote(got))
 	}
 	return out, nil
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/http/httptrace"
@@ -22,6 +21,7 @@ const maxRetryAfter = time.Hour
 // it; it travels in the request's context.
 type call struct {
 	watch      bool
+	list       bool
 	sent       bool          // it reached the transport
 	status     int           // of the answer; 0: there was none
 	retryAfter time.Duration // of the answer
@@ -80,11 +80,7 @@ func (rt roundTripper) RoundTrip(req *http.Request) (*http.Response, error) {
 		_ = resp.Body.Close()
 		return nil, &redirect{code: resp.StatusCode, location: resp.Header.Get("Location")}
 	}
-	most := int64(maxBodyBytes)
-	if note.watch {
-		most = maxWatchBytes
-	}
-	resp.Body = &limitedBody{ReadCloser: resp.Body, most: most, left: most}
+	resp.Body = bounded(resp, note)
 	return resp, nil
 }
 
@@ -153,34 +149,6 @@ func retryAfter(h http.Header) time.Duration {
 		}
 	}
 	return max(0, min(d, maxRetryAfter))
-}
-
-// errBodyTooLarge ends an answer of more than so many bytes.
-type errBodyTooLarge int64
-
-func (e errBodyTooLarge) Error() string {
-	return fmt.Sprintf("the answer is larger than %d bytes", int64(e))
-}
-
-// limitedBody fails, and does not just end, where an answer gets too large.
-type limitedBody struct {
-	io.ReadCloser
-	most, left int64
-}
-
-func (b *limitedBody) Read(p []byte) (int, error) {
-	if b.left < 0 {
-		return 0, errBodyTooLarge(b.most)
-	}
-	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1]
-	}
-	n, err := b.ReadCloser.Read(p)
-	b.left -= int64(n)
-	if b.left < 0 {
-		return n, errBodyTooLarge(b.most)
-	}
-	return n, err
 }
 
 // connections knows every open TCP connection, so that Close can mean it.

@@ -128,6 +128,8 @@ type Fault struct {
 	Status int
 	Header http.Header
 	Body   string
+	// Serve answers instead, with whatever it likes; it may take the connection over.
+	Serve http.HandlerFunc
 	// Lose does what was asked and loses the answer.
 	Lose bool
 	// Cut does what was asked and ends the answer in its middle (of a watch: in
@@ -185,6 +187,10 @@ func (c *call) faultBefore() bool {
 		c.w.Header()[http.CanonicalHeaderKey(name)] = values
 	}
 	switch {
+	case f.Serve != nil:
+		c.sent = true
+		f.Serve(c.w, c.r)
+		return true
 	case f.Hang:
 		select {
 		case <-c.ctx().Done():

@@ -257,7 +257,7 @@ func (s *Server) tlsConfig(*tls.ClientHelloInfo) (*tls.Config, error) {
 		Certificates: []tls.Certificate{s.pki.leaf},
 		ClientAuth:   tls.RequestClientCert,
 		ClientCAs:    clients, // only told to the client here, as kube-apiserver does
-		NextProtos:   []string{"h2", "http/1.1"},
+		NextProtos:   s.protocols(),
 		VerifyConnection: func(tls.ConnectionState) error {
 			s.handshakes.Add(1)
 			return nil

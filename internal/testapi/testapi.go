@@ -59,6 +59,8 @@ type Options struct {
 	// SeparateClientCA: client certificates are signed by another CA than the
 	// serving certificate (the one cluster-info tells about).
 	SeparateClientCA bool
+	// OldHTTP: no HTTP/2, so that a Fault's Serve may take the connection over.
+	OldHTTP bool
 	// Listen is the address to listen on; empty: 127.0.0.1, any port.
 	Listen string
 	// Names are additional names and addresses of the serving certificate.
@@ -172,10 +174,21 @@ func (s *Server) prepare() error {
 			MinVersion:         tls.VersionTLS12,
 			ClientAuth:         tls.RequestClientCert, // as kube-apiserver: judged by the authenticator, 401 and no alert
 			GetConfigForClient: s.tlsConfig,
-			NextProtos:         []string{"h2", "http/1.1"},
+			NextProtos:         s.protocols(),
 		},
 	}
+	if s.opts.OldHTTP {
+		s.http.TLSNextProto = map[string]func(*http.Server, *tls.Conn, http.Handler){}
+	}
 	return nil
+}
+
+// protocols are what the server offers, the best first.
+func (s *Server) protocols() []string {
+	if s.opts.OldHTTP {
+		return []string{"http/1.1"}
+	}
+	return []string{"h2", "http/1.1"}
 }
 
 // Close ends every connection and waits until nothing of the server is left.

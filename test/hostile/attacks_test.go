@@ -138,16 +138,6 @@ func floods() []attack {
 	const ok = "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
 	x := strings.Repeat("x", 32<<10)
 	small := func(pattern string, n int) string { return strings.Repeat(pattern, n) }
-	var b bytes.Buffer
-	z := must(gzip.NewWriterLevel(&b, gzip.BestSpeed))
-	for range 256 {
-		_, _ = z.Write(make([]byte, 1<<20))
-	}
-	_ = z.Close()
-	zipped := func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Encoding", "gzip")
-		_, _ = w.Write(b.Bytes())
-	}
 	keys := func(format string, n int) string {
 		var b strings.Builder
 		b.WriteString(`{"kind":"ConfigMap","data":{`)
@@ -172,7 +162,7 @@ func floods() []attack {
 		{threat: "T3", name: "an endless status line", serve: always(endless("HTTP/1.1 200 ", x)), want: fault.ServerError},
 		{threat: "T3", name: "endless early hints", serve: always(endless("", small("HTTP/1.1 103 Early Hints\r\nLink: x\r\n\r\n", 500))), want: fault.ServerError},
 		{threat: "T3", name: "10 GiB of error", serve: always(endless("HTTP/1.1 403 Forbidden\r\n\r\n", x)), want: fault.ClusterInfoForbidden},
-		{threat: "T3", name: "a quarter of a gibibyte in a megabyte of gzip", serve: always(zipped), want: fault.ServerError, says: "gzip"},
+		{threat: "T3", name: "a quarter of a gibibyte in a megabyte of gzip", serve: always(zipped()), want: fault.ServerError, says: "gzip"},
 		{threat: "T3", name: "a body of brackets", serve: body(small("[", 2<<20-10)), want: fault.ServerError},
 		{threat: "T3", name: "an object of objects", serve: body(small(`{"data":`, 200<<10)), want: fault.ServerError},
 		{threat: "T3", name: "as many keys as fit", serve: body(keys(`"%x":"",`, 180<<10)), want: fault.NoSignatures},
@@ -185,6 +175,20 @@ func floods() []attack {
 		{threat: "T4", name: "redirect to a file", serve: always(redirect("file:///etc/shadow")), want: fault.ServerError},
 		{threat: "T4", name: "redirect with a megabyte of target", serve: always(redirect("https://evil.example/" + small("x", 50<<10))), want: fault.ServerError},
 		{threat: "T3", name: "a byte of a header a second", serve: always(drip(ok+"X-A: ", "x")), want: fault.EndpointUnreachable, slow: true},
+	}
+}
+
+// zipped answers with a quarter of a gibibyte in a megabyte of gzip.
+func zipped() http.HandlerFunc {
+	var b bytes.Buffer
+	z := must(gzip.NewWriterLevel(&b, gzip.BestSpeed))
+	for range 256 {
+		_, _ = z.Write(make([]byte, 1<<20))
+	}
+	_ = z.Close()
+	return func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Encoding", "gzip")
+		_, _ = w.Write(b.Bytes())
 	}
 }
 

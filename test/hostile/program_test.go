@@ -3,9 +3,9 @@
 package hostile
 
 import (
-	"bytes"
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
@@ -21,12 +21,14 @@ import (
 // memory of the process that started it, which for the tests themselves is a lot.
 const launchEnv = "HOSTILE_LAUNCH"
 
-var program string
+var program, scratch string // the program, and a folder that is removed at the end
 
 func TestMain(m *testing.M) {
 	if os.Getenv(launchEnv) != "" {
 		os.Exit(launch(os.Args[1:]))
 	}
+	flag.Parse()
+	_ = flag.Set("test.parallel", "6") // most of the time is spent waiting
 	code, err := run(m)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -41,6 +43,7 @@ func run(m *testing.M) (int, error) {
 		return 1, err
 	}
 	defer func() { _ = os.RemoveAll(dir) }()
+	scratch = dir
 	if program, err = packaged(dir); err != nil {
 		return 1, err
 	}
@@ -103,27 +106,7 @@ func check(t *testing.T, s *stage, args ...string) (r ran) {
 	cmd := exec.CommandContext(ctx, self, append([]string{program, "check", "--cluster", "--endpoint", s.host, "--token-file", "-"}, args...)...)
 	cmd.Env = append(os.Environ(), launchEnv+"=1")
 	cmd.Stdin = strings.NewReader(tokenID + "." + secret + "\n")
-	var stdout, stderr, used bytes.Buffer
-	cmd.Stdout, cmd.Stderr = &stdout, &stderr
-	reader, writer, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.ExtraFiles = []*os.File{writer}
-	began := time.Now()
-	err = cmd.Run()
-	r.took = time.Since(began)
-	_ = writer.Close()
-	_, _ = used.ReadFrom(reader)
-	_ = reader.Close()
-	if cmd.ProcessState == nil {
-		t.Fatal(err)
-	}
-	r.code, r.stdout, r.stderr = cmd.ProcessState.ExitCode(), stdout.String(), stderr.String()
-	if _, err := fmt.Sscan(used.String(), &r.resident); err != nil || r.code == 125 {
-		t.Fatalf("the launcher says %q, exit code %d: %s", used.String(), r.code, r.stderr)
-	}
-	return r
+	return measured(t, cmd)
 }
 
 // verdict is what `-o json` says.

@@ -3,7 +3,7 @@
 // that it is ready, is healthy, and waits for the end. A file can make it one of
 // those that fail. It never talks to a cluster.
 //
-//	argv --> /run/fakekubelet.json, READY=1, /healthz on 10248
+//	argv --> /run/fakekubelet.json, READY=1, /healthz on 10248, or on --healthz-port
 //	/run/fakekubelet.do: exit | hang | slow | die
 package main
 
@@ -81,7 +81,13 @@ func run() error {
 			os.Exit(1)
 		})
 	}
-	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:10248")
+	port := "10248"
+	for _, arg := range os.Args[1:] {
+		if p, ok := strings.CutPrefix(arg, "--healthz-port="); ok {
+			port = p
+		}
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", "127.0.0.1:"+port)
 	if err != nil {
 		return err
 	}
