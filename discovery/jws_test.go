@@ -149,22 +149,41 @@ func TestCheckSignatureAcceptsExactlyOneString(t *testing.T) {
 	}
 }
 
-// What we accept, the verifier of kubeadm accepts, and the other way round.
+// What we accept, the verifier of kubeadm accepts, and the other way round: for
+// what the fuzzer makes up, for what kubeadm's own signer makes of it, and for that
+// with one edit.
 func FuzzCheckSignature(f *testing.F) {
 	good := detachedJWS("content", testID, testSecret)
-	f.Add("content", good)
-	f.Add("content", good+"=")
-	f.Add("other", good)
-	f.Add("", "..")
+	f.Add("content", good, uint16(0), "")
+	f.Add("content", good+"=", uint16(3), "x")
+	f.Add("other", good, uint16(40), ".")
+	f.Add("", "..", uint16(200), "\n")
+	f.Add("a\xffb", good[:len(good)-1], uint16(len(good)-1), "A") // the last character has bits that decode to nothing
+	f.Add("content", strings.Replace(good, "..", ".Y29udGVudA.", 1), uint16(41), "=")
 	tok := testToken(f)
-	f.Fuzz(func(t *testing.T, content, sig string) {
+	agree := func(t *testing.T, content, sig string) bool {
 		upstream := jws.DetachedTokenIsValid(sig, content, testID, testSecret)
 		err := checkSignature(map[string]string{kubeconfigKey: content, signaturePrefix + testID: sig}, tok)
 		if (err == nil) != upstream {
-			t.Fatalf("upstream says %t, we say %v", upstream, err)
+			t.Fatalf("upstream says %t of %q, we say %v", upstream, sig, err)
 		}
-		if !jws.DetachedTokenIsValid(detachedJWS(content, testID, testSecret), content, testID, testSecret) {
-			t.Fatal("upstream refuses what we make")
+		return upstream
+	}
+	f.Fuzz(func(t *testing.T, content, sig string, at uint16, edit string) {
+		agree(t, content, sig)
+		real, err := jws.ComputeDetachedSignature(content, testID, testSecret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// An empty kubeconfig is refused by us for being none, with any signature.
+		if content != "" && !agree(t, content, real) {
+			t.Fatal("upstream refuses what it makes")
+		}
+		i := int(at) % (len(real) + 1)
+		for _, changed := range []string{real[:i] + edit + real[i:], real[:i] + edit, edit + real[i:]} {
+			if content != "" && agree(t, content, changed) && changed != real {
+				t.Fatalf("%q passes beside %q", changed, real)
+			}
 		}
 	})
 }

@@ -72,13 +72,15 @@ func escapePath(path string) (string, error) {
 }
 
 // escapeBinary returns the first word of ExecStart=. Its variables are not
-// replaced at start, unlike those of the words after it, so $ has no escape.
+// replaced at start, unlike those of the words after it, so $ has no escape; and
+// a name with a quote or a backslash makes systemd refuse the whole unit, however
+// it is written ("Executable name contains special characters").
 func escapeBinary(path string) (string, error) {
 	if err := checkPath(path); err != nil {
 		return "", err
 	}
-	if strings.Contains(path, "$") {
-		return "", errors.New("has a $, which systemd cannot take in the path of a program")
+	if strings.ContainsAny(path, "$\"'\\") {
+		return "", errors.New("has one of $ \" ' \\, which systemd cannot take in the path of a program")
 	}
 	return Escape(path)
 }

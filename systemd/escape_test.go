@@ -87,7 +87,7 @@ func TestPathsRefused(t *testing.T) {
 	if got, err := escapePath("/a b/100%"); err != nil || got != "/a b/100%%" {
 		t.Errorf("got %q, %v", got, err)
 	}
-	for _, path := range []string{"kubelet", "@/bin/x", "-/bin/x", "+/bin/x", "!/bin/x", ":/bin/x", "/bin/$x", "/bin/../x", "/bin/x\n", ""} {
+	for _, path := range []string{"kubelet", "@/bin/x", "-/bin/x", "+/bin/x", "!/bin/x", ":/bin/x", "/bin/$x", `/bin/"x"`, "/bin/'x", `/bin/\x`, "/bin/../x", "/bin/x\n", ""} {
 		if got, err := escapeBinary(path); err == nil {
 			t.Errorf("the program %q was taken as %q", path, got)
 		}

@@ -122,6 +122,7 @@ func TestConfigFileIsRefused(t *testing.T) {
 		{"a label given twice is refused", goodConfig + "nodeLabels: [\"a=b\", \"a=" + canary + "\"]\n", []string{"nodeLabels:", "already"}},
 		{"a taint without effect is refused", goodConfig + "nodeTaints: [\"" + canary + "\"]\n", []string{":3: nodeTaints[0]:"}},
 		{"a managed kubelet flag is refused by name", goodConfig + "kubelet: {extraArgs: [\"--kubeconfig=" + canary + "\"]}\n", []string{"kubelet.extraArgs[0]: --kubeconfig is not for extraArgs"}},
+		{"a program that systemd could not start is refused", goodConfig + "kubelet: {binary: '/opt/a\"b/kubelet'}\n", []string{"kubelet.binary: has one of $"}},
 		{"a path that turns the line's direction round is refused", goodConfig + "kubelet: {configDir: \"/etc/a\\u202eb\"}\n", []string{"kubelet.configDir: holds a control character"}},
 		{"a kubelet argument with a line break is refused", goodConfig + "kubelet: {extraArgs: [\"--v=2\\n--x\"]}\n", []string{"kubelet.extraArgs[0]: holds a control character"}},
 		{"an empty kubelet argument is refused", goodConfig + "kubelet: {extraArgs: [\"\"]}\n", []string{"kubelet.extraArgs[0]:", "is empty"}},

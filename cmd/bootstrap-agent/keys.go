@@ -105,7 +105,7 @@ func keys() []key {
 			doc: "How much goes to the log (stderr)."},
 		{name: "log.format", kind: kindEnum, enum: []string{"text", "json"}, def: "text", flag: "log-format",
 			doc: "How a line of the log is written."},
-		{name: "kubelet.binary", kind: kindString, def: "", flag: "kubelet-binary", rule: (*judge).path,
+		{name: "kubelet.binary", kind: kindString, def: "", flag: "kubelet-binary", rule: (*judge).program,
 			example: `"/usr/local/bin/kubelet"`,
 			doc:     "The kubelet. Empty: the one that an existing kubelet.service runs, else looked for in /usr/bin, /usr/local/bin, /opt/bin."},
 		{name: "kubelet.configFile", kind: kindString, def: "", flag: "kubelet-config-file", rule: (*judge).path,

@@ -142,3 +142,13 @@ func (a *app) ownerFault(path string, last, exists bool) string {
 	}
 	return ""
 }
+
+// program is path for what will be the first word of ExecStart=, where systemd
+// takes less than elsewhere.
+func (j *judge) program(s setting) {
+	if text, _ := s.value.(string); strings.ContainsAny(text, "$\"'\\") {
+		j.fault(s, "has one of $ \" ' \\, which systemd cannot take in the path of a program")
+		return
+	}
+	j.path(s)
+}
