@@ -29,6 +29,7 @@ type attack struct {
 	// whose token is known to the attacker where he signs.
 	serve func(url string, ca *authority) http.Handler
 	pair  func(ca *authority) tls.Certificate // nil: a good one
+	root  func(*x509.Certificate)             // changes the CA itself; nil: a good one
 	want  fault.Reason                        // "": it passes, the lie has no effect
 	says  string                              // part of the error
 	slow  bool                                // it takes as long as the limits let it: once is enough
@@ -175,6 +176,7 @@ func floods() []attack {
 		{threat: "T4", name: "redirect to a file", serve: always(redirect("file:///etc/shadow")), want: fault.ServerError},
 		{threat: "T4", name: "redirect with a megabyte of target", serve: always(redirect("https://evil.example/" + small("x", 50<<10))), want: fault.ServerError},
 		{threat: "T3", name: "a byte of a header a second", serve: always(drip(ok+"X-A: ", "x")), want: fault.EndpointUnreachable, slow: true},
+		{threat: "T3", name: "a byte of the body a second", serve: always(drip(ok+"\r\n", " ")), want: fault.EndpointUnreachable, slow: true},
 	}
 }
 
@@ -234,6 +236,8 @@ func bundles() []attack {
 			return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Headers: map[string]string{"X": "y"}, Bytes: ca.cert.Raw})
 		})},
 		{threat: "T8", name: "bundle: no certificate", serve: withBundle(func(*authority) []byte { return []byte("hello") }), want: fault.ClusterInfoInvalid},
+		{threat: "T20", name: "bundle: the pinned CA itself has expired", serve: withBundle((*authority).pem), root: expired, want: fault.ServerCertificateInvalid},
+		{threat: "T20", name: "bundle: the pinned CA itself is of tomorrow", serve: withBundle((*authority).pem), root: future, want: fault.ServerCertificateInvalid},
 		{threat: "T1", name: "server: a certificate of another CA", serve: withBundle((*authority).pem), pair: func(*authority) tls.Certificate {
 			return newAuthority("kubernetes", nil).serving(nil)
 		}, want: fault.ServerCertificateInvalid},

@@ -4,6 +4,9 @@ package hostile
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -15,6 +18,7 @@ import (
 
 	corev1 "k8s.io/api/core/v1"
 
+	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 )
 
@@ -184,5 +188,58 @@ func judgeRequests(t *testing.T, s *testapi.Server) {
 	}
 	if len(all) > 40 {
 		t.Errorf("%d requests", len(all))
+	}
+}
+
+// T1, T7: the server shows a good certificate while it is only asked for
+// cluster-info, and another one to whoever comes with the token: it never gets it.
+func TestAnotherCertificateAtALaterConnectionNeverHearsTheToken(t *testing.T) {
+	shifted := func(d time.Duration) func(*x509.Certificate) {
+		return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = c.NotBefore.Add(d), c.NotAfter.Add(d) }
+	}
+	for name, later := range map[string]func(ca *authority) tls.Certificate{
+		"of another CA": func(*authority) tls.Certificate { return newAuthority("kubernetes", nil).serving(nil) },
+		"for another name": func(ca *authority) tls.Certificate {
+			return ca.serving(func(c *x509.Certificate) { c.IPAddresses, c.DNSNames = nil, []string{"evil.example"} })
+		},
+		"of yesterday": func(ca *authority) tls.Certificate { return ca.serving(shifted(-24 * time.Hour)) },
+		"of tomorrow":  func(ca *authority) tls.Certificate { return ca.serving(shifted(24 * time.Hour)) },
+		"of a client": func(ca *authority) tls.Certificate {
+			return ca.serving(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth} })
+		},
+		"signed by its own serving": func(ca *authority) tls.Certificate {
+			first := ca.serving(nil)
+			leaf := must(x509.ParseCertificate(first.Certificate[0]))
+			return (&authority{leaf, first.PrivateKey.(*ecdsa.PrivateKey)}).serving(nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ca := newAuthority("kubernetes", nil)
+			good, bad := ca.serving(nil), later(ca)
+			answers := &late{}
+			s, shut := openChanging(ca, func(n int) tls.Certificate {
+				if n == 1 {
+					return good
+				}
+				return bad
+			}, answers)
+			defer shut()
+			answers.Handler = configMap(signed(kubeconfig("https://"+s.host, ca.pem())))
+			m := newSmall(t, fmt.Sprintf("apiVersion: bootstrap-agent/v1\nendpoints: [%q]\ntokenFile: /etc/bootstrap-agent/token\ncaCertHashes: [%q]\nnodeName: n1\n", s.host, ca.pin()))
+			r := m.run(t, 60*time.Second, "join", "--timeout", "3s")
+			t.Logf("exit code %d after %s, %d KiB", r.code, r.took.Round(time.Millisecond), r.resident)
+			if want := codeOf(fault.ServerCertificateInvalid); r.code != want || !strings.Contains(r.stderr, "request certificate") || !strings.Contains(r.stderr, string(fault.ServerCertificateInvalid)) {
+				t.Errorf("exit code %d, want %d: %s", r.code, want, r.stderr)
+			}
+			if r.resident > mostResident {
+				t.Errorf("%d KiB resident", r.resident)
+			}
+			judgeText(t, "join", r)
+			judgeHeard(t, s)
+			if _, connections := s.all(); connections < 2 {
+				t.Errorf("%d connections: nobody came back with the token", connections)
+			}
+		})
 	}
 }

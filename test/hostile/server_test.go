@@ -90,12 +90,23 @@ type stage struct {
 	times int // connections
 }
 
-// open serves h with a certificate of the CA until close is called.
+// open serves h with one certificate until shut is called.
 func open(ca *authority, pair tls.Certificate, h http.Handler) (s *stage, shut func()) {
+	return openChanging(ca, func(int) tls.Certificate { return pair }, h)
+}
+
+// openChanging has another certificate for each connection; the first is 1.
+func openChanging(ca *authority, pair func(connection int) tls.Certificate, h http.Handler) (s *stage, shut func()) {
 	l := must(net.Listen("tcp", "127.0.0.1:0"))
 	s = &stage{ca: ca, host: l.Addr().String()}
 	server := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
-	config := &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		s.mu.Lock()
+		n := s.times
+		s.mu.Unlock()
+		chosen := pair(n)
+		return &chosen, nil
+	}}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
