@@ -28,7 +28,7 @@ func randomHostile(t *testing.T, n int) (carried, refused []string) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-hostile.seed=%d", seed)
-	r := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // for a test that can be repeated
+	r := rand.New(rand.NewPCG(seed, seed))
 	const bad = 12                         // the last of fragments
 	for len(carried) < n {
 		var text strings.Builder

@@ -61,7 +61,7 @@ func TestRandomHostileArgumentsArriveAtTheKubeletUnchanged(t *testing.T) {
 		seed = uint64(time.Now().UnixNano())
 	}
 	t.Logf("-inject.seed=%d", seed)
-	random := rand.New(rand.NewPCG(seed, seed)) //nolint:gosec // for a test that can be repeated
+	random := rand.New(rand.NewPCG(seed, seed))
 	extra := []string{"--healthz-port=" + freePort()}
 	for range 500 {
 		var text strings.Builder

@@ -24,10 +24,7 @@ import (
 // systemd of its own (a user instance) listens where the system's would, and the
 // kubelet is a fake that says what it was given. It has the host's network: its
 // loopback is where the test's servers are.
-type small struct {
-	dir string
-	env []string
-}
+type small struct{ dir string }
 
 // script is what runs in it. Everything in it dies with it.
 const script = `set -e
@@ -69,13 +66,13 @@ func newSmall(t *testing.T, config string) *small {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	m := &small{dir: dir}
+	m := &small{dir}
 	for _, d := range []string{"etc/systemd/system", "etc/bootstrap-agent", "opt/bin", "lib/kubelet", "run/systemd/system", "run/config/systemd/user", "run/containerd"} {
 		if err := os.MkdirAll(filepath.Join(dir, d), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(dir, 0o755); err != nil { //nolint:gosec // folders that others may change are refused, not folders that they may see
+	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
 	runtime(t, filepath.Join(dir, "run/containerd/containerd.sock"))
