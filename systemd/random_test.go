@@ -29,7 +29,7 @@ func randomHostile(t *testing.T, n int) (carried, refused []string) {
 	}
 	t.Logf("-hostile.seed=%d", seed)
 	r := rand.New(rand.NewPCG(seed, seed))
-	const bad = 12                         // the last of fragments
+	const bad = 12 // the last of fragments
 	for len(carried) < n {
 		var text strings.Builder
 		spoiled := r.IntN(8) == 0
