@@ -41,6 +41,7 @@ func newMachine(t *testing.T, ctx context.Context, opts machine.Options) *machin
 		}
 		holdsNoSecret(t, m)
 		ear.heardNoSecret(t, m)
+		runsAsShipped(t, m)
 		if err := m.Close(); err != nil {
 			t.Errorf("machine %s: %v", m.Name, err)
 		}
