@@ -195,6 +195,10 @@ func look(path string, hashes map[string]string, check func([]byte) error) (File
 	case errors.Is(err, syscall.ELOOP):
 		state.Detail = "is a symbolic link"
 		return state, nil
+	case state.Foreign && errors.Is(err, syscall.EACCES):
+		// Root without capabilities, as in the sandbox, may not read it.
+		state.Detail = "belongs to somebody else than root"
+		return state, nil
 	case err != nil && errors.As(err, &errno) && errno != syscall.ENXIO:
 		return FileState{}, fmt.Errorf("cannot read %s: %w", path, err)
 	case err != nil:

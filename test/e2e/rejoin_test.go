@@ -51,6 +51,7 @@ func TestANodeThatLostItsIdentityComesBack(t *testing.T) {
 		name string
 		run  func(*testing.T, context.Context)
 	}{
+		{"files that somebody else owns are made anew, and a pipe holds nothing up", o.filesOfOthers},
 		{"the pair is deleted under a running kubelet", o.pairDeleted},
 		{"the pair is of another name", o.otherName},
 		{"the identity is wiped", o.wiped},
