@@ -32,7 +32,7 @@ func plantings() []planted {
 	parent := func(path string) error { return os.MkdirAll(filepath.Dir(path), 0o755) }
 	gone := os.RemoveAll
 	chattr := func(flag, path string) error {
-		if out, err := exec.Command("chattr", flag, path).CombinedOutput(); err != nil { //nolint:gosec // a scratch file
+		if out, err := exec.Command("chattr", flag, path).CombinedOutput(); err != nil {
 			return fmt.Errorf("%w: %s", err, out)
 		}
 		return nil
@@ -167,7 +167,7 @@ func (r *rig) untilJoinedOrRefused() (joined bool, said string) {
 	for {
 		if s, ok := r.last(); ok && (s.Phase == Joined || s.Reason != "" && s.Attempt > 1) {
 			cancel()
-			<-done
+			_ = <-done
 			return s.Phase == Joined, string(s.Reason) + ": " + s.Message
 		}
 		select {
