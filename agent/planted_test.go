@@ -167,8 +167,7 @@ func (r *rig) untilJoinedOrRefused() (joined bool, said string) {
 	for {
 		if s, ok := r.last(); ok && (s.Phase == Joined || s.Reason != "" && s.Attempt > 1) {
 			cancel()
-			_ = <-done
-			return s.Phase == Joined, string(s.Reason) + ": " + s.Message
+			return s.Phase == Joined, fmt.Sprintf("%s: %s (%v)", s.Reason, s.Message, <-done)
 		}
 		select {
 		case err := <-done:
