@@ -3,28 +3,47 @@
 # for less, so that all of them together take about TOTAL (building not counted).
 # Targets are found by listing, so none can be forgotten. What a run finds is
 # written to testdata/fuzz of its package: commit it with the repair.
+# Each package is built once, not once for each of its targets.
 set -euo pipefail
 each=${1:?usage: fuzz.sh SECONDS TOTAL}
 total=${2:?usage: fuzz.sh SECONDS TOTAL}
 
-listing=$(go test -run '^$' -list '^Fuzz' ./...) || { printf '%s\n' "$listing" >&2; exit 1; }
-targets=$(awk '/^Fuzz/ { names[n++] = $1 } $1 == "ok" { for (i = 0; i < n; i++) print $2, names[i]; n = 0 }' <<<"$listing")
-if [ -z "$targets" ]; then
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+# shellcheck disable=SC2016 # a template of go list's
+files=$(go list -f '{{$d := .Dir}}{{range .TestGoFiles}}{{$d}}/{{.}}
+{{end}}{{range .XTestGoFiles}}{{$d}}/{{.}}
+{{end}}' ./... | sed '/^$/d')
+mapfile -t folders < <(xargs -d '\n' grep -l '^func Fuzz' <<<"$files" | xargs -d '\n' -n 1 dirname | sort -u)
+if [ ${#folders[@]} = 0 ]; then
 	echo "no fuzz target found" >&2
 	exit 1
 fi
-count=$(wc -l <<<"$targets")
+
+targets=()
+for i in "${!folders[@]}"; do
+	if ! output=$(go test -c -fuzz=. -o "$work/$i.test" "${folders[i]}" 2>&1); then
+		printf '%s\n' "$output" >&2
+		exit 1
+	fi
+	for name in $(cd "${folders[i]}" && "$work/$i.test" -test.list '^Fuzz' | grep '^Fuzz'); do targets+=("$i $name"); done
+done
+count=${#targets[@]}
 if [ $((each * count)) -gt "$total" ]; then each=$((total / count)); fi
 if [ "$each" -lt 1 ]; then each=1; fi
 
 echo "$count targets, $each s each"
-while read -r package name; do
+cache=$(go env GOCACHE)/fuzz
+for target in "${targets[@]}"; do
+	read -r i name <<<"$target"
+	package=$(go list "${folders[i]}")
 	echo "$package $name"
 	# "context deadline exceeded" alone is the fuzzing engine stopping late on a
 	# busy machine, not a finding: a finding names an input file.
-	if ! output=$(go test -run '^$' -fuzz "^$name\$" -fuzztime "${each}s" -parallel 2 "$package" 2>&1 </dev/null); then
+	if ! output=$(cd "${folders[i]}" && "$work/$i.test" -test.run '^$' -test.fuzz "^$name\$" -test.fuzztime "${each}s" -test.parallel 2 \
+		-test.paniconexit0 -test.fuzzcachedir "$cache/$package" 2>&1 </dev/null); then
 		if grep -q 'context deadline exceeded' <<<"$output" && ! grep -q 'Failing input written to' <<<"$output"; then continue; fi
 		printf '%s\n' "$output" >&2
 		exit 1
 	fi
-done <<<"$targets"
+done
