@@ -18,6 +18,7 @@ type Pace struct {
 	ChangeGap       time.Duration // between two changes of the same kind that a joined node follows: of its CAs, of its server
 	Backstop        time.Duration // between two reads of a request beside its watch
 	Signed          time.Duration // between the approval of a request and its certificate
+	Reissued        time.Duration // an automatic approver and signer may take so long for a node's next certificate; a person is not waited for
 	Slow            time.Duration // pause after a slow fault, once the first two minutes are over
 	Blocked         time.Duration // pause after a blocked fault
 }
@@ -35,6 +36,7 @@ var DefaultPace = Pace{
 	ChangeGap:       2 * time.Hour,
 	Backstop:        30 * time.Second,
 	Signed:          2 * time.Minute,
+	Reissued:        15 * time.Second,
 	Slow:            time.Minute,
 	Blocked:         5 * time.Minute,
 }
@@ -57,6 +59,7 @@ func (p Pace) orDefault() Pace {
 	fill(&p.ChangeGap, DefaultPace.ChangeGap)
 	fill(&p.Backstop, DefaultPace.Backstop)
 	fill(&p.Signed, DefaultPace.Signed)
+	fill(&p.Reissued, DefaultPace.Reissued)
 	fill(&p.Slow, DefaultPace.Slow)
 	fill(&p.Blocked, DefaultPace.Blocked)
 	return p

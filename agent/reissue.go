@@ -28,9 +28,6 @@ import (
 // has been seen to work the old one goes on.
 
 const (
-	// reissueWait is how long an automatic approver and signer may take. Longer
-	// than that a person takes, and is not waited for.
-	reissueWait = 15 * time.Second
 	// What asking again cannot help soon (denied, still signed by the dropped CA)
 	// is asked again after an hour, doubling to a day.
 	uselessFirst = time.Hour
@@ -299,7 +296,7 @@ func (a *Agent) requestAnew(ctx context.Context, api API) (*csr.Credentials, err
 			return
 		case <-made:
 		}
-		fire, stop := a.deps.Clock.After(reissueWait)
+		fire, stop := a.deps.Clock.After(a.pace.Reissued)
 		defer stop()
 		select {
 		case <-ctx.Done():

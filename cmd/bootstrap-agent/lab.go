@@ -44,7 +44,7 @@ func init() {
 			"EagerFirst": &deps.Pace.EagerFirst, "UnauthorizedGap": &deps.Pace.UnauthorizedGap,
 			"NamesakeAtLeast": &deps.Pace.NamesakeAtLeast, "NamesakeEvery": &deps.Pace.NamesakeEvery,
 			"ServerDead": &deps.Pace.ServerDead, "ChangeGap": &deps.Pace.ChangeGap,
-			"Backstop": &deps.Pace.Backstop, "Signed": &deps.Pace.Signed,
+			"Backstop": &deps.Pace.Backstop, "Signed": &deps.Pace.Signed, "Reissued": &deps.Pace.Reissued,
 			"Slow": &deps.Pace.Slow, "Blocked": &deps.Pace.Blocked,
 		} {
 			if d, err := time.ParseDuration(settings.Pace[name]); err == nil {
