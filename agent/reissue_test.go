@@ -252,7 +252,6 @@ func TestAReissueIsSplayedWhereTheKubeletRunsAndNotWhereItIsDown(t *testing.T) {
 // A signer that has not been given the new CA yet returns what cures nothing: no
 // restart, and no flood of requests.
 func TestANewCertificateOfTheDroppedCAIsNotInstalled(t *testing.T) {
-	t.Parallel()
 	r := newRig(t, testapi.Options{Quiet: true, SeparateClientCA: true})
 	r.mustJoin()
 	trust := must(record.ReadTrust(r.cfg.Paths))
