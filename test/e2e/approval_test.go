@@ -104,7 +104,7 @@ func TestARequestThatNobodyApprovesSaysSoAndIsServedAtOnceWhenApproved(t *testin
 // systemd has started it anew. Every one of its lives asks with the same key
 // under the same name, so there is one request, and its approval is enough.
 func TestAnAgentKilledWhileItsRequestWaitsMakesNoSecondOne(t *testing.T) {
-	ctx := scenario(t, 4*time.Minute)
+	ctx := aside(t, 4*time.Minute)
 	c := ownCluster(t, cluster.Options{NoAutoApproval: true})
 	const name = "killed-while-waiting"
 	token := newToken(t, ctx, c)

@@ -72,6 +72,7 @@ func TestMachinesJoinByUserDataAlone(t *testing.T) {
 	filled := cloud{repo: hostedRepository(t, ctx, packageFolder(t)), endpoint: c.Endpoint(), pin: c.Pin()}
 	store := newSecretStore(t, ctx)
 	pipe := newPipe(t, ctx, c)
+	ways := &turns{free: lanes}
 	for _, way := range []wayIn{
 		{name: "cloud-line", example: "join-line.yaml", tokenInside: true, traced: true},
 		{name: "cloud-script", example: "first-boot.sh", traced: true, prepare: func(_ *cloud, opts *machine.Options) {
@@ -91,7 +92,7 @@ func TestMachinesJoinByUserDataAlone(t *testing.T) {
 		{name: "cloud-data", example: "instance-data.yaml", tokenInside: true, joined: namedByItsCloud(c)},
 	} {
 		t.Run(way.name+" by "+way.example, func(t *testing.T) {
-			t.Parallel()
+			ways.beside(t, 0)
 			way.joins(t, ctx, c, filled)
 		})
 	}

@@ -33,6 +33,7 @@ const (
 // A cluster made by hand where nobody reads anything anonymously: cluster-info
 // cannot be discovered, so the machine is given a kubeconfig.
 func TestAMachineJoinsByADiscoveryFile(t *testing.T) {
+	asides.beside(t, 4*time.Minute)
 	tokens := filepath.Join(t.TempDir(), "tokens.csv")
 	if err := os.WriteFile(tokens, []byte(staticToken+","+staticUser+",10001,system:bootstrappers\n"), 0o600); err != nil {
 		t.Fatal(err)

@@ -43,9 +43,9 @@ type hands struct {
 // do what they say. Nothing of it starts what a person holds back, or registers
 // or certifies the machine anew.
 func TestThePersonActsAndTheAgentStaysOutOfTheWay(t *testing.T) {
-	ctx := scenario(t, 5*time.Minute)
+	ctx := aside(t, 5*time.Minute)
 	newer := make(chan struct{})
-	h := &hands{c: sharedCluster(t, ctx, cluster.Kubeadm)}
+	h := &hands{c: ownCluster(t, cluster.Options{})} // its kubelet-config is edited
 	var program []byte
 	var buildErr error
 	go func() {
@@ -62,7 +62,6 @@ func TestThePersonActsAndTheAgentStaysOutOfTheWay(t *testing.T) {
 	mustRun(t, ctx, h.m, "systemctl", "enable", "--quiet", "--now", agentUnit)
 	s := awaitStatus(t, ctx, h.m, "the join", 60*time.Second, inPhase(agent.Joined))
 	h.uid, h.csrs = s.Node.UID, requestsOf(t, ctx, h.c, h.token, h.m.Name)
-	h.kubeletConfigStays(t, ctx)
 
 	for _, part := range []struct {
 		name string
@@ -214,17 +213,6 @@ func (h *hands) edited(t *testing.T, ctx context.Context) {
 	}
 	mustRun(t, ctx, h.m, "systemctl", "daemon-reload")
 	h.wantRun(t, ctx, before)
-}
-
-// kubeletConfigStays puts the cluster's kubelet-config back at the end: others
-// use that cluster, too.
-func (h *hands) kubeletConfigStays(t *testing.T, ctx context.Context) {
-	before := h.kubeletConfig(t, ctx)
-	t.Cleanup(func() {
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
-		defer cancel()
-		h.setKubeletConfig(t, ctx, before)
-	})
 }
 
 func (h *hands) kubeletConfig(t *testing.T, ctx context.Context) string {

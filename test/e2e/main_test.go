@@ -33,6 +33,7 @@ var (
 	kubelet  string // path of the real kubelet
 	clusters = sharedClusters{running: map[string]*cluster.Cluster{}}
 	clock    timings
+	asides   = &turns{free: lanes}
 )
 
 func TestMain(m *testing.M) {
@@ -69,6 +70,9 @@ func run(m *testing.M) (err error) {
 	}
 	stop()
 	defer func() { err = errors.Join(err, clusters.stop(), lab.Close()) }()
+	if err := manyAtOnce(); err != nil {
+		return err
+	}
 	if code := m.Run(); code != 0 {
 		err = fmt.Errorf("scenarios failed (%d)", code)
 	}
@@ -168,14 +172,14 @@ func scenario(t *testing.T, limit time.Duration) context.Context {
 	return ctx
 }
 
-// aside is scenario for one that may run beside others, two at a time, once those
-// that may not have ended. It changes nothing that another could see: nodes,
+// aside is scenario for one that may run beside others, a few at a time (turns),
+// once those that may not have ended. It changes nothing that another could see: nodes,
 // tokens and requests have names of their own, no controller of a shared control
 // plane is stopped, and no second counts. Its deadline begins when it does; so it
 // has no parallel parts of its own, which would wait for a turn while that runs.
 func aside(t *testing.T, limit time.Duration) context.Context {
 	t.Helper()
-	t.Parallel()
+	asides.beside(t, limit)
 	return scenario(t, limit)
 }
 

@@ -37,7 +37,7 @@ var rotationPace = labSettings{Pace: map[string]string{
 // docs/operations.md has it; then its API server moves. The config holds the pin
 // of the first CA, and no token is valid any more from the join on.
 func TestANodeFollowsItsClusterToAnotherCAAndAnotherServer(t *testing.T) {
-	ctx := scenario(t, 6*time.Minute)
+	ctx := aside(t, 6*time.Minute)
 	c := ownCluster(t, cluster.Options{})
 	token := newToken(t, ctx, c)
 	m := readyMachine(t, ctx, c, machine.Options{Name: "follows"}, token)

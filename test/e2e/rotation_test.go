@@ -25,7 +25,7 @@ import (
 // is Joined in the end. A certificate of three minutes, backdated by five, is
 // renewed 36 to 132 seconds after it was issued.
 func TestTheAgentLeavesAKubeletThatRotatesRestartsOrDiesAlone(t *testing.T) {
-	ctx := aside(t, 4*time.Minute)
+	ctx := aside(t, 6*time.Minute)
 	c := ownCluster(t, cluster.Options{SigningDuration: 3 * time.Minute})
 	const name = "rotates"
 	token := newToken(t, ctx, c)
