@@ -168,10 +168,10 @@ func joinFlags(words []string) (joinLine, error) {
 			return joinLine{}, err
 		}
 	}
-	switch len(addresses) {
-	case 0:
+	switch {
+	case len(addresses) == 0, len(addresses) == 1 && addresses[0] == "": // "", of a variable that was empty
 		return joinLine{}, errors.New("the line names no API server (HOST:PORT after `kubeadm join`)")
-	case 1:
+	case len(addresses) == 1:
 		out.endpoint = addresses[0]
 	default:
 		return joinLine{}, fmt.Errorf("the line has %d words that are no flag; one is wanted, HOST:PORT", len(addresses))
