@@ -13,4 +13,5 @@ if ! "$work/runs" 2>/dev/null; then # mounted noexec, as in some containers
 	exit 0
 fi
 rm "$work/runs"
+chmod 0755 "$work" # as with /tmp: a test may have a folder that another user reads
 echo "$work"
