@@ -99,6 +99,8 @@ type Units interface {
 	Stop(ctx context.Context, name string) (systemd.Unit, error)
 	Watch(ctx context.Context, names ...string) <-chan struct{}
 	LastLines(ctx context.Context, name string, n int) ([]string, error)
+	// Said tells whether the unit's processes wrote a line like that, within so long.
+	Said(ctx context.Context, name, pattern string, within time.Duration) (bool, error)
 	// Reach starts a target without waiting for what belongs to it; false: there is
 	// no such target.
 	Reach(ctx context.Context, target string) (bool, error)

@@ -24,6 +24,7 @@ type memory struct {
 	nameWasFree     bool              // the API had no Node of our name before the kubelet was started
 	unauthorized    time.Time         // the API answered 401 to the pair for the first time
 	rejected        string            // serial of a pair that was refused twice
+	suspicion       suspicion         // that the API has ceased to know the pair
 	nextAPICheck    time.Time
 	eager           time.Duration // pause before the next look at a node that is not Ready yet
 	turn            int           // of the questions that take turns, see askAPI

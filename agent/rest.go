@@ -54,6 +54,9 @@ func (a *Agent) rest(ctx context.Context, phase Phase, o Observation) (acted boo
 	if f := a.memory.follow; phase == Joined && f.plan != nil && !now.Before(f.due) {
 		a.memory.nextAPICheck = now // the kubelet is about to be restarted: is its Node still there?
 	}
+	if phase == Joined && a.kubeletRefused(ctx, now) {
+		a.memory.nextAPICheck = now
+	}
 	check, moved := !now.Before(a.memory.nextAPICheck) && a.canAsk(o), false
 	if check {
 		wasReady := a.memory.node.Ready

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"os/exec"
 	"slices"
 	"strconv"
 	"strings"
@@ -157,11 +158,7 @@ func (m *Manager) LastLines(ctx context.Context, unit string, n int) ([]string, 
 	if err := checkUnitName(unit); err != nil {
 		return nil, fmt.Errorf("cannot read the journal: %w", err)
 	}
-	boot := "--boot"
-	if id := strings.ReplaceAll(m.opts.BootID, "-", ""); id != "" {
-		boot += "=" + id
-	}
-	out, err := program(ctx, m.opts.Journalctl, boot, "--no-pager", "--quiet", "--output=cat",
+	out, err := program(ctx, m.opts.Journalctl, m.thisBoot(), "--no-pager", "--quiet", "--output=cat",
 		"--lines="+strconv.Itoa(n), "_SYSTEMD_UNIT="+unit, "+", "_PID=1", "UNIT="+unit)
 	if err != nil && !errors.Is(err, errLong) {
 		return nil, fmt.Errorf("cannot read the journal of %s: %w", unit, err)
@@ -173,4 +170,31 @@ func (m *Manager) LastLines(ctx context.Context, unit string, n int) ([]string, 
 		}
 	}
 	return lines[max(0, len(lines)-n):], nil
+}
+
+// Said tells whether a unit's processes wrote a line that matches a pattern (a
+// regular expression as journalctl --grep takes it) within so long. A journalctl
+// that cannot search, as some are built, says no, as it does where nothing was found.
+func (m *Manager) Said(ctx context.Context, unit, pattern string, within time.Duration) (bool, error) {
+	if err := checkUnitName(unit); err != nil {
+		return false, fmt.Errorf("cannot search the journal: %w", err)
+	}
+	out, err := program(ctx, m.opts.Journalctl, m.thisBoot(), "--no-pager", "--quiet", "--output=cat", "--lines=1",
+		"--since=-"+strconv.Itoa(int(within.Seconds()))+"s", "--grep="+pattern, "_SYSTEMD_UNIT="+unit)
+	var ended *exec.ExitError
+	if errors.As(err, &ended) && ended.ExitCode() == 1 {
+		return false, nil
+	}
+	if err != nil && !errors.Is(err, errLong) {
+		return false, fmt.Errorf("cannot search the journal of %s: %w", unit, err)
+	}
+	return strings.TrimSpace(out) != "", nil
+}
+
+// thisBoot is journalctl's argument for the lines of this boot.
+func (m *Manager) thisBoot() string {
+	if id := strings.ReplaceAll(m.opts.BootID, "-", ""); id != "" {
+		return "--boot=" + id
+	}
+	return "--boot"
 }

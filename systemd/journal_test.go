@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/sirupsen/logrus"
 )
@@ -85,6 +86,29 @@ func TestLastLines(t *testing.T) {
 	m.opts.BootID = "11112222-3333-4444-5555-666677778888"
 	if lines, err = m.LastLines(t.Context(), KubeletUnit, 6); err != nil || !strings.HasPrefix(lines[0], "args: --boot=11112222333344445555666677778888 ") {
 		t.Errorf("in a container: %q, %v", lines, err)
+	}
+}
+
+func TestSaid(t *testing.T) {
+	for name, row := range map[string]struct {
+		script string
+		want   bool
+		fails  bool
+	}{
+		"a line like that":                     {`[ "$*" = "--boot --no-pager --quiet --output=cat --lines=1 --since=-75s --grep=will retry.*Unauthorized _SYSTEMD_UNIT=kubelet.service" ] && echo "will retry: Unauthorized"`, true, false},
+		"none":                                 {`exit 1`, false, false},
+		"none, and a journalctl that is quiet": {`exit 0`, false, false},
+		"a journalctl that cannot search":      {`echo "Compiled without pattern matching support" >&2; exit 1`, false, false},
+		"a journalctl that is killed":          {`kill -9 $$`, false, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := NewManager(Options{Journalctl: journalctl(t, row.script)})
+			defer m.Close()
+			said, err := m.Said(t.Context(), KubeletUnit, "will retry.*Unauthorized", 75*time.Second)
+			if said != row.want || (err != nil) != row.fails {
+				t.Errorf("%t, %v", said, err)
+			}
+		})
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"sync"
 	"time"
@@ -42,6 +43,7 @@ type Manager struct {
 	watchers []chan struct{}
 	calls    []string
 	lines    []string
+	searches int
 	reached  []string
 }
 
@@ -64,7 +66,7 @@ func (m *Manager) Change(f func(*systemd.Unit)) {
 	m.tick()
 }
 
-// SetLines sets what LastLines returns.
+// SetLines sets what LastLines returns and Said searches.
 func (m *Manager) SetLines(lines ...string) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -280,6 +282,22 @@ func (m *Manager) LastLines(_ context.Context, _ string, n int) ([]string, error
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return slices.Clone(m.lines[max(0, len(m.lines)-n):]), nil
+}
+
+// Said searches what SetLines gave, as if all of it had just been written.
+func (m *Manager) Said(_ context.Context, _, pattern string, _ time.Duration) (bool, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.searches++
+	like, err := regexp.Compile(pattern)
+	return err == nil && slices.ContainsFunc(m.lines, like.MatchString), err
+}
+
+// Searches is how often Said was asked.
+func (m *Manager) Searches() int {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.searches
 }
 
 // Reach notes that a target was asked for. Each is there, and is reached at once.

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/rpc"
 	"path/filepath"
+	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
@@ -125,6 +126,9 @@ func (r *remote) Watch(ctx context.Context, _ ...string) <-chan struct{} {
 }
 
 func (r *remote) LastLines(context.Context, string, int) ([]string, error) { return nil, nil }
+func (r *remote) Said(context.Context, string, string, time.Duration) (bool, error) {
+	return false, nil
+}
 
 func (r *remote) Reach(ctx context.Context, target string) (bool, error) {
 	reply, err := r.do(ctx, Call{Op: "op:reach", Name: target})

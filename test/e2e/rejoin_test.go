@@ -225,7 +225,15 @@ func (o *offForLong) needsToken(t *testing.T, ctx context.Context, says string) 
 	t.Logf("%s -> %s", s.Message, s.Hint)
 }
 
+// signerReplaced: the agent asks the API once an hour here, so what tells it is the
+// kubelet's own complaint.
 func (o *offForLong) signerReplaced(t *testing.T, ctx context.Context) {
+	setLab(t, ctx, o.m, labSettings{Pace: map[string]string{"LocalCheck": "5s", "APICheck": "1h", "UnauthorizedGap": "1s", "EagerFirst": "2s"}})
+	mustRun(t, ctx, o.m, "systemctl", "restart", "bootstrap-agent.service")
+	awaitStatus(t, ctx, o.m, "a node that is Ready and is not asked about again", 60*time.Second, func(s agent.Status) bool {
+		return s.Phase == agent.Joined && s.Node.Ready != nil && *s.Node.Ready
+	})
+	defer setLab(t, ctx, o.m, labSettings{Pace: quick})
 	old, run, since := o.serial(ctx), kubeletRun(t, ctx, o.m), cursorOf(t, ctx, o.m)
 	o.newSigner(t, ctx)
 	o.needsToken(t, ctx, "is refused by the API server")
