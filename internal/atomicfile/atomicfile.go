@@ -88,7 +88,8 @@ func WriteAll(files ...File) (changed []string, err error) {
 	}
 	var renamed []*folder
 	for i, f := range todo {
-		if err := f.dir.rename(f.temp, filepath.Base(f.Path)); err != nil {
+		again := func() error { return f.dir.writeTemp(f.temp, f.Data, f.Mode) }
+		if err := f.dir.put(f.temp, filepath.Base(f.Path), again); err != nil {
 			discard(todo[i:])
 			return changed, errors.Join(failed(f.Path, err), syncAll(renamed))
 		}
@@ -145,13 +146,14 @@ func Symlink(target, path string) (changed bool, err error) {
 		}
 	}
 	temp, err := tempName()
+	again := func() error { return dir.symlink(target, temp) }
 	if err == nil {
-		err = dir.symlink(target, temp)
+		err = again()
 	}
 	if err != nil {
 		return false, failed(path, err)
 	}
-	if err := dir.rename(temp, name); err != nil {
+	if err := dir.put(temp, name, again); err != nil {
 		_ = dir.remove(temp)
 		return false, failed(path, err)
 	}
@@ -221,7 +223,8 @@ func MkdirAll(path string, mode fs.FileMode) error {
 }
 
 // CleanTemp removes temporary files that a crash left in a folder. A missing
-// folder is no error.
+// folder is no error. Another process may be writing there: it makes its file
+// once more.
 func CleanTemp(dir string) error {
 	left, err := filepath.Glob(filepath.Join(dir, tempPrefix+"*"))
 	if err != nil {

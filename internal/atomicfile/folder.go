@@ -133,7 +133,18 @@ func (d *folder) readlink(name string) (string, error) {
 
 func (d *folder) symlink(target, name string) error { return unix.Symlinkat(target, d.fd(), name) }
 
-func (d *folder) rename(from, to string) error { return unix.Renameat(d.fd(), from, d.fd(), to) }
+// put gives a temporary file its name. A process that begins its work here takes
+// the files of others for what a crash has left (CleanTemp): one that is gone
+// before it has its name is made once more.
+func (d *folder) put(temp, name string, again func() error) error {
+	err := unix.Renameat(d.fd(), temp, d.fd(), name)
+	if errors.Is(err, fs.ErrNotExist) {
+		if err = again(); err == nil {
+			err = unix.Renameat(d.fd(), temp, d.fd(), name)
+		}
+	}
+	return err
+}
 
 // remove removes a file or a link.
 func (d *folder) remove(name string) error { return unix.Unlinkat(d.fd(), name, 0) }

@@ -1,6 +1,8 @@
 package atomicfile
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -125,7 +127,7 @@ func TestAFolderThatIsSwappedMeanwhileIsNotFollowed(t *testing.T) {
 	if err := os.Symlink(theirs, dir); err != nil {
 		t.Fatal(err)
 	}
-	if err := d.rename("t", "x"); err != nil {
+	if err := d.put("t", "x", nil); err != nil {
 		t.Fatal(err)
 	}
 	if data, err := os.ReadFile(filepath.Join(aside, "x")); err != nil || string(data) != "x" {
@@ -133,5 +135,66 @@ func TestAFolderThatIsSwappedMeanwhileIsNotFollowed(t *testing.T) {
 	}
 	if left, _ := os.ReadDir(theirs); len(left) > 0 {
 		t.Errorf("in the other folder: %v", left)
+	}
+}
+
+// An agent that starts while a command writes takes the command's file for the
+// leftover of a crash.
+func TestAFileThatACleanupRemovedBeforeItHadItsNameIsMadeOnceMore(t *testing.T) {
+	for name, make := range map[string]func(d *folder, temp string) error{
+		"a file": func(d *folder, temp string) error { return d.writeTemp(temp, []byte("content"), 0o600) },
+		"a link": func(d *folder, temp string) error { return d.symlink("content", temp) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "x")
+			d, err := openFolder(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer d.close()
+			temp, err := tempName()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := make(d, temp); err != nil {
+				t.Fatal(err)
+			}
+			if err := CleanTemp(filepath.Dir(path)); err != nil {
+				t.Fatal(err)
+			}
+			made := 0
+			if err := d.put(temp, "x", func() error { made++; return make(d, temp) }); err != nil || made != 1 {
+				t.Fatalf("made %d times more, %v", made, err)
+			}
+			if _, err := os.Lstat(path); err != nil {
+				t.Error(err)
+			}
+			if err := d.put(temp, "y", func() error { return errors.New("disk full") }); err == nil || err.Error() != "disk full" {
+				t.Errorf("%v", err)
+			}
+			if _, err := os.Lstat(filepath.Join(filepath.Dir(path), "y")); err == nil {
+				t.Error("there all the same")
+			}
+		})
+	}
+}
+
+// A folder that is gone is no reason to try for ever.
+func TestAFolderThatIsRemovedUnderAWriteIsSaid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "folder", "x")
+	if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	d, err := openFolder(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	if err := os.Remove(filepath.Dir(path)); err != nil {
+		t.Fatal(err)
+	}
+	err = d.put("temp", "x", func() error { return d.writeTemp("temp", nil, 0o600) })
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("%v", err)
 	}
 }
