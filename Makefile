@@ -185,7 +185,8 @@ e2e: kube ## scenarios on a real control plane and real machines (E2E_RUN=Regexp
 	mkdir -p bin; code=0; \
 	BOOTSTRAP_AGENT_DEB='$(CURDIR)/$(DEB)' KUBE_BIN_DIR='$(KUBE_BIN_DIR)' KUBE_OLD_BIN_DIR='$(KUBE_OLD_BIN_DIR)' \
 		go test -tags '$(E2E_TAGS)' $$packages -p 1 -run '$(E2E_RUN)' -count=1 -timeout 40m -v $(if $(E2E_ARGS),-args $(E2E_ARGS)) 2>&1 </dev/null | tee bin/e2e.log || code=$$?; \
-	echo; echo "scenarios:"; grep -E '^(--- |FAIL|panic:)' bin/e2e.log | sed 's/^--- /  /' || true; \
+	echo; echo "scenarios:"; grep -E '^--- ' bin/e2e.log | sed 's/^--- /  /' || true; \
+	internal/tools/failures.sh bin/e2e.log; \
 	exit $$code
 
 .PHONY: kube

@@ -12,11 +12,13 @@
 package e2e
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 	"syscall"
 	"testing"
@@ -151,7 +153,12 @@ func (s *sharedClusters) stop() error {
 // timings are the seconds of each scenario, for the summary at the end.
 type timings struct {
 	mu   sync.Mutex
-	rows []string
+	rows []row
+}
+
+type row struct {
+	verdict, name string
+	took          time.Duration
 }
 
 // scenario gives a test its deadline and notes its seconds.
@@ -167,7 +174,7 @@ func scenario(t *testing.T, limit time.Duration) context.Context {
 		}
 		clock.mu.Lock()
 		defer clock.mu.Unlock()
-		clock.rows = append(clock.rows, fmt.Sprintf("%7.1f s  %-6s  %s", time.Since(began).Seconds(), verdict, t.Name()))
+		clock.rows = append(clock.rows, row{verdict, t.Name(), time.Since(began)})
 	})
 	return ctx
 }
@@ -186,7 +193,8 @@ func aside(t *testing.T, limit time.Duration) context.Context {
 func (c *timings) print() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	slices.SortStableFunc(c.rows, func(a, b row) int { return cmp.Compare(a.verdict, b.verdict) }) // what failed first
 	for _, row := range c.rows {
-		fmt.Println(row)
+		fmt.Printf("%7.1f s  %-6s  %s\n", row.took.Seconds(), row.verdict, row.name)
 	}
 }
