@@ -18,7 +18,8 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-// The Lease of a possible namesake is watched this long when it looks fresh.
+// The Lease of a possible namesake is watched this long when it looks fresh, or
+// for it when a Node is too young to have one.
 const (
 	namesakeShare      = 0.4 // of leaseDurationSeconds
 	defaultLeaseLength = 40 * time.Second
@@ -94,6 +95,9 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 	}
 	lease, err := a.node.GetLease(ctx, name)
 	if apierrors.IsNotFound(err) {
+		if a.mayStillMakeItsLease(node) {
+			return a.watchLease(ctx, node, defaultLeaseLength, time.Time{})
+		}
 		return "a Node without a Lease has it", nil
 	}
 	if err != nil {
@@ -112,6 +116,25 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 	if server, _, known := a.node.Clock(); known && server.Sub(first) > length {
 		return fmt.Sprintf("its last owner has been dead since %s", first.UTC().Format(time.RFC3339)), nil
 	}
+	return a.watchLease(ctx, node, length, first)
+}
+
+// mayStillMakeItsLease tells a Node whose kubelet has only just registered it: a
+// kubelet makes its Lease after its Node, and tries for up to seven seconds at a
+// time. A Node that no kubelet has ever described was made by hand and waits for
+// one. Without the server's word on the time a Node may be young.
+func (a *Agent) mayStillMakeItsLease(node *corev1.Node) bool {
+	if info := node.Status.NodeInfo; info.BootID == "" && info.KubeletVersion == "" {
+		return false
+	}
+	server, _, known := a.node.Clock()
+	return !known || server.Sub(node.CreationTimestamp.Time) <= defaultLeaseLength
+}
+
+// watchLease finds out whether somebody renews the Lease, or makes it: first is
+// its renewTime, zero where there is no Lease yet. It returns how its owner ended,
+// in words, or the fault NodeNameTaken.
+func (a *Agent) watchLease(ctx context.Context, node *corev1.Node, length time.Duration, first time.Time) (string, error) {
 	watchFor := max(a.pace.NamesakeAtLeast, time.Duration(float64(length)*namesakeShare))
 	for left := watchFor; left > 0; left -= a.pace.NamesakeEvery {
 		a.heart.beat(a.deps.Clock.Now(), actAtMost)
@@ -122,24 +145,27 @@ func (a *Agent) nameIsFree(ctx context.Context) (string, error) {
 			return "", ctx.Err()
 		case <-fire:
 		}
-		lease, err := a.node.GetLease(ctx, name)
-		if apierrors.IsNotFound(err) {
+		lease, err := a.node.GetLease(ctx, node.Name)
+		switch {
+		case apierrors.IsNotFound(err) && first.IsZero():
+		case apierrors.IsNotFound(err):
 			return "its last owner has left", nil
-		}
-		if err != nil {
+		case err != nil:
 			return "", err
+		case lease.Spec.RenewTime != nil && !lease.Spec.RenewTime.Time.Equal(first):
+			return "", taken(node, a.deps.Machine)
 		}
-		if lease.Spec.RenewTime != nil && !lease.Spec.RenewTime.Time.Equal(first) {
-			return "", taken(name, node, a.deps.Machine)
-		}
+	}
+	if first.IsZero() {
+		return "a Node whose owner never made its Lease has it", nil
 	}
 	return fmt.Sprintf("its last owner died at %s", first.UTC().Format(time.RFC3339)), nil
 }
 
-func taken(name string, node *corev1.Node, us Machine) error {
+func taken(node *corev1.Node, us Machine) error {
 	info := node.Status.NodeInfo
 	return fault.New(fault.NodeNameTaken, "another live machine is registered as %s (its machine ID is %s, ours %s; its UUID is %s, ours %s)",
-		fault.Quote(name), fault.Quote(info.MachineID), fault.Quote(us.MachineID), fault.Quote(info.SystemUUID), fault.Quote(us.UUID))
+		fault.Quote(node.Name), fault.Quote(info.MachineID), fault.Quote(us.MachineID), fault.Quote(info.SystemUUID), fault.Quote(us.UUID))
 }
 
 // installPair moves the checked pair into the kubelet's FileStore. A kubelet

@@ -137,8 +137,11 @@ func (a *Agent) isNew(node *corev1.Node) bool {
 
 func (a *Agent) registered(ctx context.Context, node *corev1.Node, started time.Duration) error {
 	a.memory.leaseKnown, a.memory.leaseFor = true, started
-	a.memory.nameWasFree = false // from here on there is a Node, and a Lease to look at
 	a.rememberNode(node)
+	if a.memory.nameWasFree {
+		a.noteOwner(node) // else this is perhaps what a predecessor has left
+	}
+	a.memory.nameWasFree = false // from here on there is a Node, and a Lease to look at
 	a.askRenewal(ctx)
 	a.noteClock()
 	if err := a.keepUID(string(node.UID)); err != nil {
@@ -222,7 +225,7 @@ func (a *Agent) firstNode(ctx context.Context) (*corev1.Node, error) {
 
 // rememberNode keeps what matters of our Node.
 func (a *Agent) rememberNode(node *corev1.Node) {
-	n := Node{Known: true}
+	n := Node{Known: true, Other: a.memory.node.Other}
 	for _, c := range node.Status.Conditions {
 		if c.Type != corev1.NodeReady {
 			continue
@@ -235,6 +238,18 @@ func (a *Agent) rememberNode(node *corev1.Node) {
 	a.memory.node, a.memory.nodeAsked = n, a.deps.Clock.Now()
 	a.memory.annotated = annotationsOf(node)
 	a.status.Node.UID = string(node.UID)
+}
+
+// noteOwner keeps whose Node it is by the last kubelet that described it. Two
+// machines of one name that start within the same second both find no Node, and
+// both join: then two kubelets describe one Node in turn. It says so where neither
+// boot nor machine is ours; two clones of one machine ID look like one.
+func (a *Agent) noteOwner(node *corev1.Node) {
+	info, us := node.Status.NodeInfo, a.deps.Machine
+	a.memory.node.Other = ""
+	if info.MachineID != "" && us.MachineID != "" && info.MachineID != us.MachineID && info.BootID != us.BootID {
+		a.memory.node.Other = info.MachineID
+	}
 }
 
 func (a *Agent) keepUID(uid string) error {

@@ -134,6 +134,14 @@ func TestANamesakeIsJudgedByItsLease(t *testing.T) {
 		"dead, but the server tells no time":          {info: other, lease: func(r *rig) lease { return died(r, time.Hour, 40) }, change: noClock, watched: 16 * time.Second},
 		"it lives, and the server tells no time":      {info: other, lease: func(r *rig) lease { return every(r, 10*time.Second, 40) }, change: noClock, taken: true, watched: 10 * time.Second},
 		"our own Node of this boot, lease moving":     {info: corev1.NodeSystemInfo{BootID: "11111111-0000-0000-0000-000000000000"}, lease: func(r *rig) lease { return every(r, time.Second, 40) }},
+		"no Lease, for longer than one lasts":         {info: other, lease: noLease, change: aged(41 * time.Second)},
+		"no Lease yet, and it makes one":              {info: other, lease: func(r *rig) lease { return making(r, 7*time.Second) }, taken: true, watched: 7 * time.Second},
+		"no Lease yet, and it dies without":           {info: other, lease: noLease, watched: 16 * time.Second},
+		"no Lease, and the server tells no time":      {info: other, lease: noLease, change: both(aged(time.Hour), noClock), watched: 16 * time.Second},
+		"no Lease yet, our clock ten minutes ahead":   {info: other, lease: func(r *rig) lease { return making(r, 7*time.Second) }, change: ourClock(10 * time.Minute), taken: true, watched: 7 * time.Second},
+		"a Node that was made by hand a moment ago":   {info: corev1.NodeSystemInfo{}, lease: noLease, change: byHand},
+		"our own Node of this boot, no Lease yet":     {info: corev1.NodeSystemInfo{BootID: "11111111-0000-0000-0000-000000000000"}, lease: noLease},
+		"no Lease yet, nodeNameTakeover":              {info: other, lease: noLease, change: func(r *rig) { r.cfg.NodeNameTakeover = true }},
 		"our boot ID is not known, and it is dead":    {info: other, lease: func(r *rig) lease { return died(r, time.Hour, 40) }, change: func(r *rig) { r.deps.Machine.BootID = "" }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -171,6 +179,33 @@ func TestANamesakeIsJudgedByItsLease(t *testing.T) {
 func leaving(r *rig) func(time.Duration) (time.Time, int32, bool) {
 	at := r.deps.Clock.Now()
 	return func(since time.Duration) (time.Time, int32, bool) { return at, 40, since < time.Second }
+}
+
+func noLease(*rig) func(time.Duration) (time.Time, int32, bool) {
+	return func(time.Duration) (time.Time, int32, bool) { return time.Time{}, 0, false }
+}
+
+// making has the Lease made so long after it was first asked for.
+func making(r *rig, after time.Duration) func(time.Duration) (time.Time, int32, bool) {
+	start := r.deps.Clock.Now()
+	return func(since time.Duration) (time.Time, int32, bool) { return start.Add(after), 40, since >= after }
+}
+
+func aged(by time.Duration) func(*rig) {
+	return func(r *rig) {
+		r.api.MutateNode(nodeName, func(node *corev1.Node) {
+			node.CreationTimestamp.Time = node.CreationTimestamp.Add(-by)
+		})
+	}
+}
+
+// byHand is what `kubectl create -f node.yaml` leaves.
+func byHand(r *rig) {
+	r.api.MutateNode(nodeName, func(node *corev1.Node) { node.Status = corev1.NodeStatus{} })
+}
+
+func both(one, other func(*rig)) func(*rig) {
+	return func(r *rig) { one(r); other(r) }
 }
 
 func ourClock(by time.Duration) func(*rig) {
@@ -255,6 +290,79 @@ func TestAReJoinDoesNotTakeItselfForANamesake(t *testing.T) {
 		if s.Reason == fault.NodeNameTaken {
 			t.Errorf("%s", s.Message)
 		}
+	}
+}
+
+// Two machines of one name that start at the same moment both find no Node. Both
+// are in; each says so as soon as it sees the other's description of the Node, and
+// no longer when that one is gone.
+func TestTwoMachinesThatBothFoundNoNodeSaySo(t *testing.T) {
+	other := corev1.NodeSystemInfo{BootID: "other", MachineID: "m2"}
+	for name, theirsFirst := range map[string]bool{
+		"the other one registers it":                       true,
+		"we register it, the other one describes it later": false,
+	} {
+		t.Run(name, func(t *testing.T) {
+			r := newRig(t, testapi.Options{Quiet: true})
+			r.cfg.AfterJoin = AfterJoinHeal
+			ours := corev1.NodeSystemInfo{BootID: r.boot, MachineID: "m1"}
+			r.units.OnStart = func([]string) error {
+				if theirsFirst {
+					r.api.RegisterNode(nodeName, other)
+				} else {
+					r.api.RegisterNode(nodeName, ours)
+				}
+				return nil
+			}
+			_, stop := r.start()
+			joined := r.await("the join", phase(Joined))
+			note, told := noteOf(joined, fault.NodeNameTaken)
+			if told != theirsFirst {
+				t.Fatalf("told with the join: %t", told)
+			}
+			if !told {
+				r.api.RegisterNode(nodeName, other)
+				r.api.SetNodeReady(nodeName, true, "") // else only that is asked about at first
+				s := r.await("the note", func(s Status) bool { _, ok := noteOf(s, fault.NodeNameTaken); return ok })
+				note, _ = noteOf(s, fault.NodeNameTaken)
+			}
+			if !strings.Contains(note.Message, `"m2"`) || !strings.Contains(note.Hint, "nodeName") {
+				t.Errorf("%+v", note)
+			}
+			started := r.starts()
+			r.api.RegisterNode(nodeName, ours)
+			r.api.SetNodeReady(nodeName, true, "")
+			s := r.await("its end", func(s Status) bool {
+				_, ok := noteOf(s, fault.NodeNameTaken)
+				return s.Phase == Joined && !ok && s.Time.After(joined.Time)
+			})
+			if err := stop(); err != nil {
+				t.Error(err)
+			}
+			if s.Phase != Joined || r.starts() != started {
+				t.Errorf("%s, and the kubelet was started %d times", s.Phase, r.starts())
+			}
+		})
+	}
+}
+
+// A predecessor's description may still stand in the Node when a kubelet has just
+// renewed its Lease.
+func TestWhatAPredecessorLeftInTheNodeIsNoOtherMachine(t *testing.T) {
+	r := newRig(t, testapi.Options{Quiet: true})
+	other := corev1.NodeSystemInfo{BootID: "other", MachineID: "m2"}
+	r.units.OnStart = func([]string) error {
+		r.api.RenewLease(nodeName)
+		return nil
+	}
+	r.beside(other, died(r, time.Hour, 40))
+	_, stop := r.start()
+	s := r.await("the join", phase(Joined))
+	if n, ok := noteOf(s, fault.NodeNameTaken); ok {
+		t.Errorf("%+v", n)
+	}
+	if err := stop(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -122,6 +122,7 @@ type Node struct {
 	Deleted  bool // it was seen, and is gone
 	Ready    bool
 	NotReady string // the Ready condition's message when it is not true
+	Other    string // the machine ID that it has, when another machine's kubelet described it last
 }
 
 // Renewal is what is known of the certificate's renewal by the kubelet.
@@ -213,6 +214,9 @@ func notesOf(o Observation) []Note {
 	}
 	if o.Node.Deleted {
 		add(fault.NodeDeleted, "the Node object is gone from the API")
+	}
+	if o.Node.Other != "" && !o.Node.Deleted {
+		add(fault.NodeNameTaken, "another machine's kubelet describes this Node, too (its machine ID is "+fault.Quote(o.Node.Other)+"); both run under one name")
 	}
 	if o.Node.Known && !o.Node.Deleted && !o.Node.Ready && o.Node.NotReady != "" {
 		add(fault.NodeNotReady, o.Node.NotReady)

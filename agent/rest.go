@@ -145,6 +145,9 @@ func (a *Agent) askAPI(ctx context.Context, o Observation) error {
 	case err == nil:
 		a.memory.unauthorized = time.Time{}
 		a.rememberNode(node)
+		if a.memory.eager == 0 { // a kubelet that has just started may not have described it yet
+			a.noteOwner(node)
+		}
 		a.askServerVersion(ctx, node)
 	case apierrors.IsNotFound(err):
 		a.memory.node.Deleted, a.memory.node.Ready = a.memory.node.Known, false
