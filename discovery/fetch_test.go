@@ -119,8 +119,8 @@ func TestHostileAnswers(t *testing.T) {
 			if c != nil {
 				t.Error("a cluster came with the error")
 			}
-			if r.connections() != 1 {
-				t.Errorf("%d connections for one attempt", r.connections())
+			if r.tap.Connections() != 1 {
+				t.Errorf("%d connections for one attempt", r.tap.Connections())
 			}
 		})
 	}
@@ -178,8 +178,8 @@ func TestTheRequestIsAnonymousAndPlain(t *testing.T) {
 			t.Errorf("headers %v, want %v", got.Header, want)
 		}
 	}
-	if r.connections() != 2 {
-		t.Errorf("%d connections for two requests", r.connections())
+	if r.tap.Connections() != 2 {
+		t.Errorf("%d connections for two requests", r.tap.Connections())
 	}
 }
 

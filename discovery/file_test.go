@@ -267,7 +267,7 @@ func TestTheServerOfADiscoveryFileMustShowItself(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			d := &Discoverer{}
 			req := Request{File: tc.file, Pins: tc.pins, Server: tc.server}
-			before := good.connections() + strange.connections()
+			before := good.tap.Connections() + strange.tap.Connections()
 			c, err := d.Discover(t.Context(), req)
 			report, inspected := d.Inspect(t.Context(), req)
 			if fault.ReasonOf(err) != tc.want || fault.ReasonOf(inspected) != tc.want {
@@ -275,7 +275,7 @@ func TestTheServerOfADiscoveryFileMustShowItself(t *testing.T) {
 			}
 			if tc.want != "" {
 				wantReason(t, err, tc.want, tc.says)
-				if tc.want == fault.CAPinMismatch && good.connections()+strange.connections() != before {
+				if tc.want == fault.CAPinMismatch && good.tap.Connections()+strange.tap.Connections() != before {
 					t.Error("a pin that does not match cost a connection")
 				}
 				return
@@ -289,7 +289,7 @@ func TestTheServerOfADiscoveryFileMustShowItself(t *testing.T) {
 			}
 		})
 	}
-	if strings.Contains(good.text()+strange.text(), staticToken) {
+	if strings.Contains(good.tap.Heard()+strange.tap.Heard(), staticToken) {
 		t.Error("the token went over the wire")
 	}
 }

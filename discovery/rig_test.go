@@ -1,7 +1,6 @@
 package discovery
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -24,6 +23,7 @@ import (
 	"time"
 
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
+	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 )
 
 const (
@@ -166,9 +166,7 @@ func answering(data map[string]string) http.HandlerFunc {
 // rogue is a TLS server that keeps every byte its clients sent.
 type rogue struct {
 	endpoint Endpoint
-	mu       sync.Mutex
-	heard    bytes.Buffer
-	conns    int
+	tap      *testapi.Tap
 }
 
 // newRogue serves h on loopback. When the test ends it fails if any client ever
@@ -190,11 +188,12 @@ func newRogue(t *testing.T, cert tls.Certificate, h http.Handler) *rogue {
 func (r *rogue) serve(t *testing.T, l net.Listener, cert tls.Certificate, h http.Handler) {
 	t.Helper()
 	cfg := &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12}
+	r.tap = testapi.NewTap(tls.NewListener(l, cfg))
 	srv := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = srv.Serve(listener{tls.NewListener(l, cfg), r})
+		_ = srv.Serve(r.tap)
 	}()
 	t.Cleanup(func() {
 		_ = srv.Close()
@@ -203,54 +202,13 @@ func (r *rogue) serve(t *testing.T, l net.Listener, cert tls.Certificate, h http
 	})
 }
 
-func (r *rogue) text() string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.heard.String()
-}
-
-func (r *rogue) connections() int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.conns
-}
-
 func (r *rogue) assertNoCredential(t *testing.T) {
 	t.Helper()
 	for _, bad := range []string{"authorization", "cookie", "bearer", testSecret} {
-		if strings.Contains(strings.ToLower(r.text()), bad) {
-			t.Errorf("a client sent %q to %s:\n%s", bad, r.endpoint, r.text())
+		if strings.Contains(strings.ToLower(r.tap.Heard()), bad) {
+			t.Errorf("a client sent %q to %s:\n%s", bad, r.endpoint, r.tap.Heard())
 		}
 	}
-}
-
-type listener struct {
-	net.Listener
-	r *rogue
-}
-
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.r.mu.Lock()
-	l.r.conns++
-	l.r.mu.Unlock()
-	return listening{c, l.r}, nil
-}
-
-type listening struct {
-	net.Conn
-	r *rogue
-}
-
-func (c listening) Read(b []byte) (int, error) {
-	n, err := c.Conn.Read(b)
-	c.r.mu.Lock()
-	c.r.heard.Write(b[:n])
-	c.r.mu.Unlock()
-	return n, err
 }
 
 // wires is a network inside the process, for tests that count seconds: under

@@ -237,7 +237,7 @@ func TestAnotherCertificateAtALaterConnectionNeverHearsTheToken(t *testing.T) {
 			}
 			judgeText(t, "join", r)
 			judgeHeard(t, s)
-			if _, connections := s.all(); connections < 2 {
+			if connections := s.tap.Connections(); connections < 2 {
 				t.Errorf("%d connections: nobody came back with the token", connections)
 			}
 		})

@@ -3,7 +3,6 @@
 package hostile
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/hmac"
@@ -22,8 +21,9 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"sync"
 	"time"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/testapi"
 )
 
 // The token of every run.
@@ -84,10 +84,7 @@ func pemOf(der []byte) []byte {
 type stage struct {
 	ca   *authority
 	host string // host:port
-
-	mu    sync.Mutex
-	heard bytes.Buffer
-	times int // connections
+	tap  *testapi.Tap
 }
 
 // open serves h with one certificate until shut is called.
@@ -101,58 +98,19 @@ func openChanging(ca *authority, pair func(connection int) tls.Certificate, h ht
 	s = &stage{ca: ca, host: l.Addr().String()}
 	server := &http.Server{Handler: h, ErrorLog: log.New(io.Discard, "", 0), ReadHeaderTimeout: time.Minute}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		s.mu.Lock()
-		n := s.times
-		s.mu.Unlock()
-		chosen := pair(n)
+		chosen := pair(s.tap.Connections())
 		return &chosen, nil
 	}}
+	s.tap = testapi.NewTap(tls.NewListener(l, config))
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = server.Serve(ears{tls.NewListener(l, config), s})
+		_ = server.Serve(s.tap)
 	}()
 	return s, func() {
 		_ = server.Close()
 		<-done
 	}
-}
-
-// all is every byte that was heard, below TLS.
-func (s *stage) all() (text string, connections int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.heard.String(), s.times
-}
-
-// ears keep what a client sends.
-type ears struct {
-	net.Listener
-	s *stage
-}
-
-func (e ears) Accept() (net.Conn, error) {
-	c, err := e.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	e.s.mu.Lock()
-	e.s.times++
-	e.s.mu.Unlock()
-	return ear{c, e.s}, nil
-}
-
-type ear struct {
-	net.Conn
-	s *stage
-}
-
-func (e ear) Read(p []byte) (int, error) {
-	n, err := e.Conn.Read(p)
-	e.s.mu.Lock()
-	e.s.heard.Write(p[:n])
-	e.s.mu.Unlock()
-	return n, err
 }
 
 // jws is the signature as the cluster's signer makes it, with any header.
