@@ -100,19 +100,19 @@ func (f tokenFile) Read() (discovery.Token, error) {
 // checkPrivate refuses a token file that somebody else can read: who reads it
 // can admit machines of his own.
 func checkPrivate(path string) error {
-	var st syscall.Stat_t
-	if err := syscall.Lstat(path, &st); err != nil {
-		if errors.Is(err, syscall.ENOENT) || errors.Is(err, syscall.ENOTDIR) {
+	info, err := os.Lstat(path)
+	if err != nil {
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			return fmt.Errorf("there is no token file %s: %w", path, fs.ErrNotExist)
 		}
 		return fmt.Errorf("cannot read token file %s: %w", path, err)
 	}
-	if st.Uid != 0 && int(st.Uid) != os.Geteuid() {
-		return fault.New(fault.ConfigInvalid, "token file %s belongs to user %d, not to root", path, st.Uid).
-			WithHint("chown root: %s; a token that others may have read is better replaced: kubeadm token create", path)
+	if atomicfile.Foreign(info) {
+		return fault.New(fault.ConfigInvalid, "token file %s belongs to user %d, not to root", path, info.Sys().(*syscall.Stat_t).Uid). //nolint:forcetypeassert // Foreign has looked
+																		WithHint("chown root: %s; a token that others may have read is better replaced: kubeadm token create", path)
 	}
-	if st.Mode&syscall.S_IFMT == syscall.S_IFREG && st.Mode&0o077 != 0 {
-		return fault.New(fault.ConfigInvalid, "token file %s may be read by others (mode %04o)", path, st.Mode&0o7777).
+	if mode := info.Mode(); mode.IsRegular() && mode.Perm()&0o077 != 0 {
+		return fault.New(fault.ConfigInvalid, "token file %s may be read by others (mode %04o)", path, mode.Perm()).
 			WithHint("chmod 0600 %s; a token that others may have read is better replaced: kubeadm token create", path)
 	}
 	return nil

@@ -108,7 +108,7 @@ func decodeKubeconfig(text []byte) (clusterEntry, error) {
 	var none clusterEntry
 	marks := 0
 	for _, c := range text {
-		if bytes.IndexByte([]byte(",:?-#[{"), c) >= 0 {
+		if strings.IndexByte(",:?-#[{", c) >= 0 {
 			marks++
 		}
 	}

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"syscall"
+
+	"github.com/bootstrap-agent/bootstrap-agent/internal/atomicfile"
 )
 
 // hiddenFolders are where the sandbox of the unit sees nothing, or where others
@@ -78,12 +80,6 @@ func (a *app) walkFault(path string) string {
 	}
 }
 
-// foreign says whether a file belongs to somebody else than root or the caller.
-func (a *app) foreign(info fs.FileInfo) bool {
-	st, ok := info.Sys().(*syscall.Stat_t)
-	return ok && st.Uid != 0 && int(st.Uid) != a.uid
-}
-
 // resolved is a path without links, as far as it exists.
 func resolved(path string) string {
 	rest := ""
@@ -122,14 +118,14 @@ func (a *app) ownerFault(path string, last, exists bool) string {
 	if last {
 		what = "it"
 	}
-	if link, err := os.Lstat(path); err == nil && a.foreign(link) {
+	if link, err := os.Lstat(path); err == nil && atomicfile.Foreign(link) {
 		info = link
 	}
 	if err != nil {
 		return what + " cannot be looked at"
 	}
-	if a.foreign(info) {
-		return fmt.Sprintf("%s belongs to user %d, not to root", what, info.Sys().(*syscall.Stat_t).Uid) //nolint:forcetypeassert // foreign has looked
+	if atomicfile.Foreign(info) {
+		return fmt.Sprintf("%s belongs to user %d, not to root", what, info.Sys().(*syscall.Stat_t).Uid) //nolint:forcetypeassert // Foreign has looked
 	}
 	if info.Mode().Type() == fs.ModeSocket {
 		return "" // a socket's mode says who may talk, and its folder who may replace it
