@@ -236,6 +236,9 @@ func (a *Agent) intend(hashes map[string]string) error {
 		}
 	}
 	a.manifest.Replaced, a.manifest.Inputs = replaced, a.now()
+	if a.trust != nil {
+		a.manifest.Generation = a.trust.Generation
+	}
 	if covered {
 		return nil
 	}

@@ -124,6 +124,7 @@ func (a *Agent) accept(ctx context.Context, cluster *discovery.Cluster) error {
 	if old := a.trust; old != nil && old.NodeName == next.NodeName {
 		next.NodeUID = old.NodeUID
 	}
+	next.Generation = a.nextGeneration()
 	if err := next.Write(a.cfg.Paths); err != nil {
 		return err
 	}

@@ -169,6 +169,11 @@ func (a *Agent) remember() error {
 	if a.trust == nil {
 		return a.restoreTrust()
 	}
+	if a.trust.Generation < a.manifest.Generation {
+		if err := a.renewTrust(); err != nil || a.trust == nil {
+			return err
+		}
+	}
 	a.memory.node.Known = a.trust.NodeUID != ""
 	a.keepName()
 	return a.learnMachine()

@@ -416,9 +416,6 @@ func crashCase(t *testing.T, begin func(*rig), at int, damage string, file int) 
 		t.Errorf("%s: %d requests, %d before", name, n, requests)
 	}
 	if s.Phase != Joined {
-		if damage == "stale" && strings.HasSuffix(what, "trust.json") && s.Reason == fault.ServerCertificateInvalid {
-			return there
-		}
 		// Without its record a kubeconfig is not known to be ours: a person decides.
 		if !strings.HasSuffix(what, "manifest.json") || s.Reason != fault.ForeignKubelet {
 			t.Errorf("%s ends in %s: %s: %s", name, s.Phase, s.Reason, s.Message)

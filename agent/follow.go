@@ -376,6 +376,7 @@ func (a *Agent) take(next *record.Trust) bool {
 		next.ServerMoved = now
 		did(fault.EventServerMoved, "server: "+fault.Quote(next.Server)+", before "+fault.Quote(old.Server), "the node moves to another server of its cluster")
 	}
+	next.Generation = a.nextGeneration()
 	if !a.put(next) {
 		return false
 	}

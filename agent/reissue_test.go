@@ -41,6 +41,8 @@ func (r *rig) rotateCA() {
 	r.cfg.Pins = must(discovery.ParsePins([]string{r.api.Pin()}))
 	trust, manifest := must(record.ReadTrust(r.cfg.Paths)), must(record.ReadManifest(r.cfg.Paths))
 	trust.TakeCA(string(r.api.CA()), []string{r.api.Pin()})
+	trust.Generation++
+	manifest.Generation = trust.Generation
 	manifest.Wrote(r.files().CACert(), r.api.CA())
 	if err := errors.Join(trust.Write(r.cfg.Paths), manifest.Write(r.cfg.Paths), os.WriteFile(r.files().CACert(), r.api.CA(), 0o644)); err != nil {
 		r.t.Fatal(err)

@@ -12,6 +12,9 @@ import (
 type Manifest struct {
 	// Files: path -> hex SHA-256 of the bytes that the agent wrote.
 	Files map[string]string `json:"files"`
+	// Generation is that of the trust record on whose strength CA and kubeconfig were
+	// written last.
+	Generation int `json:"generation,omitempty"`
 	// Inputs is when the agent last wrote pair, CA or server.
 	Inputs Moment `json:"inputs"`
 	// Started is when the agent last started the kubelet; zero: never. From

@@ -41,6 +41,11 @@ type Trust struct {
 	CATaken     time.Time `json:"caTaken,omitzero"`
 	ServerMoved time.Time `json:"serverMoved,omitzero"`
 
+	// Generation is raised with each other server or bundle. The manifest keeps that
+	// of its files: a record of before them is told from a change that is still to
+	// be written (0: made by a version that did not count).
+	Generation int `json:"generation,omitempty"`
+
 	// Who we are.
 	NodeName string  `json:"nodeName"`
 	Machine  Machine `json:"machine"`
