@@ -36,6 +36,7 @@ STEP := internal/tools/step.sh
 FUZZ_EACH ?= 3
 FUZZ_TOTAL ?= 75
 FUZZ_LONG ?= 150
+FUZZ_RUN ?= .
 E2E_PACKAGES ?= ./test/...
 E2E_RUN ?= .
 E2E_TAGS ?= e2e
@@ -116,8 +117,8 @@ fuzz-short: ## every fuzz target for some seconds (FUZZ_EACH, FUZZ_TOTAL)
 
 # On two processors 150 s of the clock are five minutes of theirs.
 .PHONY: fuzz
-fuzz: ## every fuzz target for five minutes of processor time (FUZZ_LONG seconds of the clock each; two hours)
-	@internal/tools/fuzz.sh $(FUZZ_LONG) 1000000
+fuzz: ## every fuzz target for five minutes of processor time (FUZZ_LONG seconds of the clock each; two hours; FUZZ_RUN=Regexp)
+	@internal/tools/fuzz.sh $(FUZZ_LONG) 1000000 '$(FUZZ_RUN)'
 
 .PHONY: lint
 lint: tools ## golangci-lint, as pinned in internal/tools
