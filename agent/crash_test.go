@@ -303,10 +303,9 @@ const (
 // a join, re-join or re-issue, with any one file truncated, empty, garbage, missing or stale,
 // a restart ends Joined; with at most one request more, never with a kubeconfig
 // whose key is missing, and never with a kubelet that runs on other files than
-// those that lie there without a word of it (Drifted). Three hard stops are right: a node that lost both its pair and
-// the record of what is ours, one whose record is of a time before the agent
-// stopped its kubelet, and one whose trust record is of a time before the cluster
-// dropped the CA in it: nothing is trusted on the strength of anything else.
+// those that lie there without a word of it (Drifted). Two hard stops are right: a
+// node that lost both its pair and the record of what is ours, and one whose record
+// is of a time before the agent stopped its kubelet.
 func TestCrashAnywhereThenAnyFileDamaged(t *testing.T) {
 	seed := *crashSeed
 	if seed == 0 {
