@@ -375,6 +375,20 @@ func (m fakeManager) EnableUnitFiles(_ []string, _, _ bool) (bool, []change, *db
 	return true, []change{{"symlink", "/etc/x", "/etc/y"}}, nil
 }
 
+func (m fakeManager) DisableUnitFiles(_ []string, _ bool) ([]change, *dbus.Error) {
+	m.f.did("disable")
+	if err := m.f.answer("disable"); err != nil {
+		return nil, err
+	}
+	m.f.mu.Lock()
+	defer m.f.mu.Unlock()
+	if !m.f.enabled {
+		return nil, nil
+	}
+	m.f.enabled = false
+	return []change{{"unlink", "/etc/x", ""}}, nil
+}
+
 func (u fakeUnit) GetAll(string) (map[string]dbus.Variant, *dbus.Error) {
 	if err := u.f.answer("properties"); err != nil {
 		return nil, err

@@ -250,6 +250,30 @@ func TestEnable(t *testing.T) {
 	}
 }
 
+func TestDisable(t *testing.T) {
+	b := startBus(t)
+	m := b.manager()
+	if _, err := m.Enable(soon(t), KubeletUnit); err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []bool{true, false} {
+		if changed, err := m.Disable(soon(t), KubeletUnit); err != nil || changed != want {
+			t.Errorf("time %d: changed %t, %v", i, changed, err)
+		}
+	}
+	// What is not there, or cannot start, does not start at boot either.
+	for _, name := range []string{"org.freedesktop.systemd1.NoSuchUnit", "org.freedesktop.DBus.Error.FileNotFound", "org.freedesktop.systemd1.UnitMasked"} {
+		b.whenCalled(func(string) *dbus.Error { return failure(name) })
+		if changed, err := m.Disable(soon(t), KubeletUnit); err != nil || changed {
+			t.Errorf("%s: changed %t, %v", name, changed, err)
+		}
+	}
+	b.whenCalled(func(string) *dbus.Error { return failure("org.freedesktop.DBus.Error.AccessDenied") })
+	if _, err := m.Disable(soon(t), KubeletUnit); err == nil || !strings.Contains(err.Error(), "cannot disable "+KubeletUnit) {
+		t.Errorf("%v", err)
+	}
+}
+
 func TestWatchTicks(t *testing.T) {
 	b := startBus(t)
 	m := b.manager()
