@@ -14,8 +14,9 @@ import (
 	"github.com/bootstrap-agent/bootstrap-agent/internal/fault"
 )
 
-// maxRetryAfter bounds what a server may ask for.
-const maxRetryAfter = time.Hour
+// maxRetryAfter bounds what a server may ask for, in a wait for a watch as well as
+// between attempts.
+const maxRetryAfter = 10 * time.Minute
 
 // call is what the transport notes about one request for the method that made
 // it; it travels in the request's context.
