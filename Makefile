@@ -83,13 +83,11 @@ unit: ## unit and in-process tests
 # what a power cut leaves of files is shown elsewhere (test/crash), not here.
 .PHONY: race
 race: ## the same under the race detector (make test runs only this one)
-	@export GOTMPDIR="$${GOTMPDIR:-$${TMPDIR:-/tmp}}"; work=$$(internal/tools/quick-tmp.sh); \
-	if [ -n "$$work" ]; then export TMPDIR="$$work"; trap 'chmod -R u+w "$$work"; rm -rf "$$work"' EXIT; fi; \
-	if command -v "$$(go env CC)" >/dev/null; then \
-		CGO_ENABLED=1 go test -race -timeout 20m ./...; \
+	@if command -v "$$(go env CC)" >/dev/null; then \
+		CGO_ENABLED=1 internal/tools/quick-tmp.sh go test -race -timeout 20m ./...; \
 	else \
 		echo "skipped: race detector: no C compiler ($$(go env CC)) on this machine"; \
-		go test ./...; \
+		internal/tools/quick-tmp.sh go test ./...; \
 	fi
 
 .PHONY: crash

@@ -1,18 +1,33 @@
 #!/usr/bin/env bash
-# quick-tmp.sh: makes a folder in memory for short-lived files of tests and prints its
-# name; prints nothing where there is none with room from which programs can be run.
+# quick-tmp.sh COMMAND...: runs a command whose short-lived files (TMPDIR) are in
+# memory, where there is room for them and programs can be run from there; else with
+# the TMPDIR that there is. The folder is removed whatever becomes of the command. The
+# exit code is the command's.
 set -euo pipefail
-[ "$(stat --file-system --format=%T /dev/shm 2>/dev/null)" = tmpfs ] || exit 0
-free=$(df --output=avail /dev/shm | tail -n 1) # KiB
-if [ "$free" -lt $((2 << 20)) ]; then exit 0; fi
-work=$(mktemp -d /dev/shm/bootstrap-agent-XXXXXXXX 2>/dev/null) || exit 0
-trap 'rm -rf "$work"' EXIT # until it is whole and named: from then on it is the caller's
-printf '#!/bin/sh\n' >"$work/runs"
-chmod +x "$work/runs"
-if ! "$work/runs" 2>/dev/null; then # mounted noexec, as in some containers
-	exit 0
+
+# What Go builds stays where it was: that is too much for memory.
+export GOTMPDIR="${GOTMPDIR:-${TMPDIR:-/tmp}}"
+
+work=
+clean() {
+	if [ -n "$work" ]; then
+		chmod -R u+w "$work"
+		rm -rf "$work"
+	fi
+}
+trap clean EXIT
+
+room() {
+	[ "$(stat --file-system --format=%T /dev/shm 2>/dev/null)" = tmpfs ] &&
+		[ "$(df --output=avail /dev/shm | tail -n 1)" -ge $((2 << 20)) ] # KiB
+}
+if room && work=$(mktemp -d /dev/shm/bootstrap-agent-XXXXXXXX 2>/dev/null); then
+	chmod 0755 "$work" # as with /tmp: a test may have a folder that another user reads
+	printf '#!/bin/sh\n' >"$work/runs"
+	chmod +x "$work/runs"
+	if "$work/runs" 2>/dev/null; then # not mounted noexec, as in some containers
+		rm "$work/runs"
+		export TMPDIR="$work"
+	fi
 fi
-rm "$work/runs"
-chmod 0755 "$work" # as with /tmp: a test may have a folder that another user reads
-echo "$work"
-trap - EXIT
+"$@"
